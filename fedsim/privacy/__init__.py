@@ -1,0 +1,1 @@
+"""Privacy: what is sampled, clipped and noised, and what that costs."""
