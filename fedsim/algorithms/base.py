@@ -1,0 +1,56 @@
+"""What every federated algorithm has: local training, a server optimizer, and a transform of the local gradient."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.settings import Count, Positive, section
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class LocalTraining:
+    """Local steps: ``epochs`` over the client's records, or exactly ``steps``; any element-wise ``torch.optim`` by name."""
+
+    epochs: Count = 1
+    steps: Count | None = None
+    batch_size: Count = 32
+    optimizer: str = "sgd"
+    learning_rate: Positive = 0.1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class ServerOptimizer:
+    """Any ``torch.optim`` optimizer by name, stepping on the pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295)."""
+
+    optimizer: str = "sgd"
+    learning_rate: Positive = 1.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class Algorithm(ABC):
+    """A transform of the (already private) local gradient; being post-processing, it costs no privacy."""
+
+    local: LocalTraining = LocalTraining()
+    server: ServerOptimizer = ServerOptimizer()
+    weighting: Literal["auto", "examples", "uniform"] = "auto"
+    weight_cap: Annotated[int, Field(ge=1)] | None = None
+
+    @abstractmethod
+    def transform(
+        self,
+        gradient: Float[Tensor, "clients params"],
+        weights: Float[Tensor, "clients params"],
+        start: Float[Tensor, " params"],
+    ) -> Float[Tensor, "clients params"]:
+        """The direction the local optimizer steps against, from the gradient, the clients' weights and the round's start."""

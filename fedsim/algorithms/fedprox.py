@@ -1,0 +1,30 @@
+"""FedProx (Li et al. 2020, arXiv 1812.06127): a proximal term keeps clients near the round's start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fedsim.algorithms.base import Algorithm
+from fedsim.settings import NonNegative, section
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class FedProx(Algorithm):
+    """Local steps on the loss plus ``mu / 2`` times the squared distance from the round's start."""
+
+    name: Literal["fedprox"] = "fedprox"
+    mu: NonNegative = 0.01
+
+    def transform(
+        self,
+        gradient: Float[Tensor, "clients params"],
+        weights: Float[Tensor, "clients params"],
+        start: Float[Tensor, " params"],
+    ) -> Float[Tensor, "clients params"]:
+        """The gradient plus ``mu (w - w0)``."""
+        return gradient + self.mu * (weights - start)

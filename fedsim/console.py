@@ -1,0 +1,118 @@
+"""What a person sees at the terminal: progress while a run goes on, its result, tables of names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from fedsim.federation import Federation
+    from fedsim.running import Result
+
+
+class Display:
+    """Receives a run's events; without a progress bar it shows nothing."""
+
+    def __init__(self, progress: Progress | None, rounds: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task("", total=rounds, status="setting up") if progress else None
+        self._last: dict[str, Any] = {}
+
+    def on_ready(self, federation: Federation) -> None:
+        """The federation is set up."""
+        self._update(0, f"{len(federation.population)} clients, {federation.trainer} on {federation.device.type}")
+
+    def on_round(self, row: dict[str, Any]) -> None:
+        """A round is recorded."""
+        self._last.update({key: value for key, value in row.items() if value is not None})
+        parts = [f"{name} {self._last[name]:.4f}" for name in ("accuracy", "loss") if name in self._last]
+        for unit in ("example", "client"):
+            if row.get(f"epsilon_{unit}") is not None:
+                parts.append(f"epsilon ({unit}) {row[f'epsilon_{unit}']:.3f}")
+        self._update(row["round"], "  ".join(parts))
+
+    def _update(self, completed: int, status: str) -> None:
+        if self._progress and self._task is not None:
+            self._progress.update(self._task, completed=completed, status=status)
+
+
+@contextmanager
+def watch(rounds: int, quiet: bool) -> Iterator[Display]:
+    """Show progress on standard error while the block runs, if that is a terminal."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield Display(None, rounds)
+        return
+    columns = (
+        TextColumn("round"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Display(progress, rounds)
+
+
+def print_result(result: Result) -> None:
+    """The run in a few lines: metrics, what privacy was spent, where the report lies."""
+    summary = result.summary
+    metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(summary["metrics"].items()))
+    print(f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {metrics}")
+    for entry in summary["privacy"]:
+        if entry["unit"] == "none":
+            print("privacy: none (epsilon = infinity)")
+            continue
+        print(
+            f"privacy, {entry['unit']} level: epsilon {entry['epsilon']:.4g} at delta {entry['delta']:g} "
+            f"({entry['relation']}; largest over clients; randomness {entry['randomness']})"
+        )
+    print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
+    print(f"report: {result.directory / 'report.html'}")
+
+
+def as_lines(values: dict[str, Any], indent: str = "") -> str:
+    """Nested values as readable lines."""
+    lines = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", as_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            for item in value:
+                lines += [f"{indent}{key}:", as_lines(item, indent + "  ")]
+        else:
+            shown = "not applicable" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+            lines.append(f"{indent}{key}: {shown}")
+    return "\n".join(lines)
+
+
+def print_tables() -> None:
+    """Every table of names that a scenario may use, with the first sentence of what each is."""
+    from fedsim.algorithms import ALGORITHMS
+    from fedsim.data import SOURCES
+    from fedsim.models import MODELS
+    from fedsim.optimizers import ELEMENTWISE, optimizer_classes
+    from fedsim.population import PARTITIONS
+    from fedsim.privacy.sampling import SAMPLINGS
+    from fedsim.training import TRAINERS
+
+    tables: dict[str, dict[str, Any]] = {
+        "data.source": SOURCES,
+        "population.partition.kind": PARTITIONS,
+        "model.name": MODELS,
+        "algorithm.name": ALGORITHMS,
+        "cohort.sampling.kind": SAMPLINGS,
+        "engine.trainer": TRAINERS,
+    }
+    for key, table in tables.items():
+        print(key)
+        for name, entry in table.items():
+            print(f"  {name:<12} {(entry.__doc__ or '').strip().splitlines()[0]}")
+    print(f"algorithm.local.optimizer\n  {', '.join(ELEMENTWISE)}")
+    print(f"algorithm.server.optimizer\n  {', '.join(sorted(optimizer_classes()))}")

@@ -1,0 +1,68 @@
+"""The in-process engine: a Flower ``Grid`` of one node that calls the ClientApp directly, without serialisation."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+NODE = 1
+CLIENT_ERROR = 1
+
+
+class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not checked
+    """Delivers messages to a ClientApp in this process; an exception in it becomes a Flower error reply."""
+
+    def __init__(self, client_app: ClientApp) -> None:
+        self._app = client_app
+        self._context = Context(
+            run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config={"scenario": ""}
+        )
+        self._replies: dict[str, Message] = {}
+        self._sent = 0
+
+    def set_run(self, run: Run) -> None:
+        """There is one run, in this process; nothing is set."""
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of a run, which this engine does not have."""
+        raise RuntimeError("the in-process engine has no Flower run")
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message for a node."""
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The one node."""
+        return [NODE]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run each message through the ClientApp; the replies wait to be pulled."""
+        ids = []
+        for message in messages:
+            self._sent += 1
+            ids.append(str(self._sent))
+            self._replies[ids[-1]] = self._deliver(message)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies to these messages, each once."""
+        return [self._replies.pop(number) for number in message_ids if number in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Deliver messages and yield each reply as soon as it is there."""
+        for message in messages:
+            yield self._deliver(message)
+
+    def _deliver(self, message: Message) -> Message:
+        try:
+            return self._app(message, self._context)
+        except Exception:
+            return Message(Error(CLIENT_ERROR, traceback.format_exc()), reply_to=message)

@@ -1,0 +1,212 @@
+"""Reading a scenario file: every error of the file at once, each with its dotted path, its value and the nearest name."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedsim.checks import check_combinations
+from fedsim.errors import BadInput
+from fedsim.scenario import Scenario
+
+
+class ScenarioError(BadInput):
+    """A scenario cannot be used; ``problems`` holds one line each."""
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+        super().__init__("\n".join([f"{where}: {count}", *(f"  {problem}" for problem in self.problems)]))
+
+
+@cache
+def adapter() -> TypeAdapter[Scenario]:
+    """Pydantic's validator for scenarios."""
+    return TypeAdapter(Scenario)
+
+
+def load_scenario(source: str | Path, overrides: Iterable[str] = ()) -> Scenario:
+    """Load a scenario from a TOML file, with ``overrides`` such as ``"privacy.example.target_epsilon=2"``.
+
+    Raises ``BadInput`` when the file cannot be read and ``ScenarioError`` with every problem in it.
+    """
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise BadInput(f"The scenario file {path} cannot be read: {reason}.") from error
+    return parse_scenario(text, path.stem, overrides, where=str(path))
+
+
+def parse_scenario(text: str, name: str, overrides: Iterable[str] = (), where: str = "scenario") -> Scenario:
+    """A scenario from TOML text; ``name`` is used where the text does not give one."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(where, [f"not valid TOML: {error}"]) from error
+    for override in overrides:
+        _set(raw, override)
+    raw.setdefault("name", name)
+    scenario, problems = _validate(raw)
+    if scenario is None or problems:
+        raise ScenarioError(where, problems)
+    return scenario
+
+
+def _validate(raw: dict[str, Any]) -> tuple[Scenario | None, list[str]]:
+    """The scenario if its values are valid, and every problem found, those of combinations included."""
+    try:
+        scenario = adapter().validate_json(json.dumps(raw, default=str), strict=True)
+    except ValidationError as error:
+        items = [dict(item) for item in error.errors()]
+        return None, [_problem(raw, item) for item in items] + _further_problems(raw, items)
+    return scenario, check_combinations(scenario)
+
+
+def _further_problems(raw: dict[str, Any], items: list[dict[str, Any]]) -> list[str]:
+    """Impossible combinations among the values that are valid, so that one reading of the file shows them all."""
+    rest = json.loads(json.dumps(raw, default=str))
+    sections = []
+    for item in items:
+        location, _ = _locate(raw, item["loc"])
+        _remove(rest, location)
+        sections.append(_dotted(location[:-1]) or _dotted(location))
+    try:
+        scenario = adapter().validate_json(json.dumps(rest), strict=True)
+    except ValidationError:
+        return []
+    return [line for line in check_combinations(scenario) if not line.startswith(tuple(sections))]
+
+
+def _remove(table: Any, location: Sequence[str | int]) -> None:
+    """Take the value at ``location`` out; inside a list the whole list goes, so that no numbers shift."""
+    for step in location[:-1]:
+        if not isinstance(table, dict) or isinstance(table.get(str(step)), list):
+            break
+        table = table.get(str(step))
+    else:
+        step = location[-1]
+    if isinstance(table, dict):
+        table.pop(str(step), None)
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    """Apply one ``a.b.c=value`` to the raw tables; the value is TOML, or else a plain string."""
+    path, equals, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise BadInput(f"--set {override}: write it as dotted.path=value, for example rounds=5.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    table = raw
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise BadInput(f"--set {override}: {key} is not a table.")
+    table[keys[-1]] = value
+
+
+def _problem(raw: dict[str, Any], item: dict[str, Any]) -> str:
+    """One validation error as ``dotted.path = value: what is wrong``."""
+    location, value = _locate(raw, item["loc"])
+    context = item.get("ctx", {})
+    message = item["msg"][0].lower() + item["msg"][1:]
+    if item["type"] == "choice":
+        given = value.get(context["key"]) if isinstance(value, dict) else value
+        location, value = (*location, context["key"]), given
+        if value is None:
+            return f"{_dotted(location)} is missing: {message}"
+        message += _nearest(str(given), context["names"].split(", "))
+    elif item["type"] == "unexpected_keyword_argument":
+        parent = _fields_of(item["loc"][:-1], raw)
+        return f"{_dotted(location)} = {_show(value)}: unknown key{_nearest(str(location[-1]), parent)}"
+    elif item["type"] in ("missing_argument", "missing", "missing_keyword_only_argument"):
+        return f"{_dotted(location)} is missing"
+    elif item["type"] == "literal_error":
+        message += _nearest(str(value), [name.strip("' ") for name in context["expected"].replace(" or ", ", ").split(",")])
+    return f"{_dotted(location)} = {_show(value)}: {message}"
+
+
+def _locate(raw: Any, loc: Sequence[str | int]) -> tuple[tuple[str | int, ...], Any]:
+    """Drop the union tags that pydantic puts into a location; also the value found there, if any."""
+    kept: list[str | int] = []
+    value = raw
+    for step in loc:
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            value = value[step]
+        elif _is_tag(value, step) and step != loc[-1]:
+            continue
+        else:
+            value = None
+        kept.append(step)
+    return tuple(kept), value
+
+
+def _is_tag(value: Any, step: str | int) -> bool:
+    if not isinstance(value, dict):
+        return False
+    names = [value.get(key) for key in ("name", "kind", "source")]
+    return step in names or (step == "package.module:name" and any(":" in str(name) for name in names))
+
+
+def _fields_of(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str]:
+    """Valid keys of the section at ``loc``, read off the JSON schema."""
+    schema = adapter().json_schema()
+    node: dict[str, Any] = schema
+    value: Any = raw
+    for step in loc:
+        if isinstance(value, dict) and step not in value:
+            continue  # a union tag
+        value = value[step]
+        node = _resolve(schema, node, step, value)
+    return list(node.get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any], step: str | int, value: Any) -> dict[str, Any]:
+    """The schema below ``step``: references followed, and of several alternatives the one that fits the value's name."""
+    child = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
+    options = child.get("oneOf") or child.get("anyOf") or [child]
+    followed = [schema["$defs"][option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options]
+    fitting = [option for option in followed if _fits(option, value)]
+    return (fitting or followed)[0]
+
+
+def _fits(option: dict[str, Any], value: Any) -> bool:
+    if option.get("type") == "array":
+        return isinstance(value, list)
+    properties = option.get("properties")
+    if properties is None or not isinstance(value, dict):
+        return False
+    constants = {key: spec["const"] for key, spec in properties.items() if "const" in spec}
+    return all(value.get(key) == constant for key, constant in constants.items())
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    text = ""
+    for step in location:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def _show(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _nearest(name: str, valid: list[str]) -> str:
+    matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    if matches:
+        return f' (did you mean "{matches[0]}"?)'
+    return f" (valid: {', '.join(valid)})" if valid else ""

@@ -1,0 +1,155 @@
+"""The layout of Flower messages; the only file that knows it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+from fedsim.privacy.events import Event
+
+
+class MalformedMessage(ValueError):
+    """A message does not have the layout of this file."""
+
+
+class SharedArray(Array):
+    """A Flower ``Array`` that keeps its ndarray and makes npy bytes only when somebody asks (that is, to send them)."""
+
+    def __init__(self, ndarray: NDArray[Any]) -> None:
+        # Array's own constructor would serialise at once.
+        self.__dict__.update(
+            dtype=str(ndarray.dtype), shape=tuple(ndarray.shape), stype="numpy.ndarray", _ndarray=ndarray
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """``data``: the npy bytes, on first use."""
+        if name != "data":
+            raise AttributeError(name)
+        buffer = io.BytesIO()
+        np.save(buffer, self.__dict__["_ndarray"], allow_pickle=False)
+        self.__dict__["data"] = buffer.getvalue()
+        return self.__dict__["data"]
+
+    def numpy(self) -> NDArray[Any]:
+        """The array itself, not a copy."""
+        ndarray: NDArray[Any] = self.__dict__["_ndarray"]
+        return ndarray
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """What a node is asked: train these clients from these parameters in this round of this scenario."""
+
+    round: int
+    scenario: str
+    digest: str
+    clients: NDArray[np.int64]
+    params: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """What a node answers: the weighted sum of its clients' (clipped) updates, and the events their noise spent."""
+
+    total: NDArray[np.float64]
+    weight: float
+    clients: int
+    invalid: int
+    events: Counter[Event]
+
+
+def ensure_identity() -> None:
+    """Flower 1.41 refuses to make a message in a process without a task; simulations of ours have none, so name one."""
+    if TaskIdentity._task_id is None:
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+
+def pack_job(job: TrainJob, node: int) -> Message:
+    """A Flower train message for ``node``."""
+    ensure_identity()
+    arrays = ArrayRecord()
+    arrays["params"] = SharedArray(job.params)
+    arrays["clients"] = SharedArray(job.clients)
+    config = ConfigRecord({"round": job.round, "scenario": job.scenario, "digest": job.digest})
+    return Message(
+        RecordDict({"arrays": arrays, "config": config}),
+        dst_node_id=node,
+        message_type="train",
+        group_id=str(job.round),
+    )
+
+
+def unpack_job(message: Message) -> TrainJob:
+    """The job in a message; raises ``MalformedMessage``."""
+    try:
+        arrays, config = message.content.array_records["arrays"], message.content.config_records["config"]
+        clients = _array(arrays, "clients", np.int64)
+        params = _array(arrays, "params", np.float32)
+        return TrainJob(_whole(config, "round"), _text(config, "scenario"), _text(config, "digest"), clients, params)
+    except (KeyError, ValueError, TypeError) as error:
+        raise MalformedMessage(f"not a train job: {error}") from error
+
+
+def pack_reply(reply: TrainReply, to: Message) -> Message:
+    """The answer to a train message."""
+    arrays = ArrayRecord()
+    arrays["total"] = SharedArray(reply.total)
+    metrics = MetricRecord({"weight": reply.weight, "clients": reply.clients, "invalid": reply.invalid})
+    events = [{**asdict(event), "count": count} for event, count in sorted(reply.events.items())]
+    config = ConfigRecord({"events": json.dumps(events)})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics, "config": config}), reply_to=to)
+
+
+def unpack_reply(message: Message, size: int, clients: int) -> TrainReply:
+    """The answer in a message, for a model of ``size`` parameters and a job of ``clients``; raises ``MalformedMessage``."""
+    try:
+        content = message.content
+        total = _array(content.array_records["arrays"], "total", np.float64)
+        metrics = content.metric_records["metrics"]
+        weight, trained, invalid = (float(str(metrics[key])) for key in ("weight", "clients", "invalid"))
+        events = _events(_text(content.config_records["config"], "events"))
+    except (KeyError, ValueError, TypeError) as error:
+        raise MalformedMessage(f"not a train reply: {error}") from error
+    if total.shape != (size,) or not np.isfinite(total).all():
+        raise MalformedMessage(f"the sum has shape {total.shape} or is not finite; {(size,)} finite values are expected")
+    if not (0 <= weight < np.inf and trained == clients and 0 <= invalid <= clients):
+        raise MalformedMessage(f"weight {weight}, clients {trained} or invalid {invalid} is impossible for {clients}")
+    return TrainReply(total, weight, int(trained), int(invalid), events)
+
+
+def _array(record: ArrayRecord, key: str, dtype: type) -> NDArray[Any]:
+    array: NDArray[Any] = record[key].numpy()
+    if array.dtype != dtype or array.ndim != 1:
+        raise ValueError(f"{key} is {array.dtype} of {array.ndim} dimensions; {np.dtype(dtype)} of 1 is expected")
+    return array
+
+
+def _whole(record: Mapping[str, Any], key: str) -> int:
+    value = record[key]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"{key} is not a whole number")
+    return value
+
+
+def _text(record: Mapping[str, Any], key: str) -> str:
+    value = record[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is not text")
+    return value
+
+
+def _events(text: str) -> Counter[Event]:
+    events: Counter[Event] = Counter()
+    for fields in json.loads(text):
+        count = _whole(fields, "count")
+        events[Event(**{key: value for key, value in fields.items() if key != "count"})] += count
+    return events

@@ -1,0 +1,15 @@
+"""Models: the table of what ``[model] name`` may be, and how one is built."""
+
+from __future__ import annotations
+
+from fedsim.models.build import ModelSettings, build_model
+from fedsim.models.cnn import Cnn
+from fedsim.models.custom import Custom
+from fedsim.models.mlp import Mlp
+
+MODELS = {
+    "mlp": Mlp,  # Rumelhart et al. 1986
+    "cnn": Cnn,  # LeCun et al. 1998
+}
+
+__all__ = ["MODELS", "Cnn", "Custom", "Mlp", "ModelSettings", "build_model"]

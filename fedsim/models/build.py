@@ -1,0 +1,54 @@
+"""How a model is built: initialised from the scenario's seed and tried on one example."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from fedsim.errors import BadInput
+from fedsim.models.layers import initialise, replace_dropout
+from fedsim.seeding import Stream, torch_generator
+
+
+class ModelSettings(Protocol):
+    """What an entry of the table of models offers."""
+
+    @property
+    def name(self) -> str:
+        """The model's name in the table, or its import path."""
+
+    def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
+        """A module from ``[batch, *shape]`` to ``[batch, outputs]``."""
+
+
+def build_model(settings: ModelSettings, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+    """The initialised module in float32; raises ``BadInput`` if one example does not pass through it.
+
+    Layers of torch draw their first weights from the global generator; it is forked and seeded here, in this one
+    place, and comes back as it was.
+    """
+    rng = torch_generator(seed, Stream.INIT)
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(rng.get_state())
+        module = settings.build(shape, outputs).float()
+    replace_dropout(module)
+    initialise(module, getattr(settings, "initialisation", "default"), rng)
+    _try_one_example(module, settings.name, shape, outputs)
+    return module
+
+
+def _try_one_example(module: nn.Module, name: str, shape: tuple[int, ...], outputs: int) -> None:
+    if not any(p.requires_grad for p in module.parameters()):
+        raise BadInput(f'model.name = "{name}" has no trainable parameter.')
+    module.eval()
+    try:
+        with torch.no_grad():
+            result = module(torch.zeros(2, *shape))
+    except Exception as error:
+        raise BadInput(f'model.name = "{name}" does not accept examples of {list(shape)}: {error}.') from error
+    if tuple(result.shape) != (2, outputs):
+        raise BadInput(
+            f'model.name = "{name}" returns {list(result.shape)} for 2 examples; the task needs [2, {outputs}].'
+        )

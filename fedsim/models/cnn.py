@@ -1,0 +1,62 @@
+"""Convolutional network for images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from fedsim.errors import BadInput
+from fedsim.models.layers import ACTIVATIONS, Activation, Dropout, Initialisation
+from fedsim.models.mlp import Probability, Width, dense_head
+from fedsim.settings import section
+
+
+@section
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution, its activation and a max-pooling."""
+
+    channels: Width
+    kernel: Width = 3
+    stride: Width = 1
+    padding: Annotated[int, Field(ge=0)] = 1
+    pool: Width = 2
+    pool_stride: Width = 2
+
+
+@section
+@dataclass(frozen=True)
+class Cnn:
+    """Convolutions, then fully connected layers of the widths in ``hidden`` (LeCun et al. 1998)."""
+
+    name: Literal["cnn"] = "cnn"
+    convolutions: tuple[Convolution, ...] = (Convolution(16), Convolution(32))
+    hidden: tuple[Width, ...] = (64,)
+    activation: Activation = "relu"
+    dropout: Probability = 0.0
+    initialisation: Initialisation = "default"
+
+    def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
+        """A module from ``[batch, channels, height, width]`` to ``[batch, outputs]``; raises ``BadInput`` if it does not fit."""
+        if len(shape) != 3:
+            raise BadInput(f'model.name = "cnn" needs images [channels, height, width]; an example here is {list(shape)}.')
+        layers: list[nn.Module] = []
+        channels = shape[0]
+        for conv in self.convolutions:
+            layers += [
+                nn.Conv2d(channels, conv.channels, conv.kernel, conv.stride, conv.padding),
+                ACTIVATIONS[self.activation](),
+                nn.MaxPool2d(conv.pool, conv.pool_stride),
+            ]
+            channels = conv.channels
+        features = nn.Sequential(*layers, nn.Flatten())
+        try:
+            width = features(torch.zeros(1, *shape)).shape[1]
+        except RuntimeError as error:
+            raise BadInput(f"model.convolutions do not fit images of {list(shape)}: {error}.") from error
+        head = dense_head([width, *self.hidden, outputs], self.activation, self.dropout)
+        return nn.Sequential(*features, Dropout(self.dropout), *head)

@@ -1,0 +1,55 @@
+"""Clients as index arrays: one array of record numbers and one of offsets, so a million clients are two arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.errors import BadInput
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Population:
+    """``indices[offsets[c]:offsets[c + 1]]`` are the training records of client c."""
+
+    indices: Indices
+    offsets: Indices
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def sizes(self) -> Indices:
+        """Number of records of each client ``[clients]``."""
+        return np.diff(self.offsets)
+
+    def records(self, client: int) -> Indices:
+        """Record numbers of one client."""
+        return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    def digest(self) -> str:
+        """A fingerprint of who holds what; the ledger is kept for one population."""
+        fingerprint = hashlib.sha256(self.indices.tobytes())
+        fingerprint.update(self.offsets.tobytes())
+        return fingerprint.hexdigest()[:16]
+
+    @classmethod
+    def from_owners(cls, owners: Indices, clients: int) -> Population:
+        """The population in which record i belongs to client ``owners[i]``."""
+        order = np.argsort(owners, kind="stable").astype(np.int64)
+        sizes = np.bincount(owners, minlength=clients)
+        return cls(order, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+
+def check_enough(records: int, clients: int, min_size: int) -> None:
+    """Raise ``BadInput`` when every client cannot get ``min_size`` records."""
+    if clients * min_size > records:
+        raise BadInput(
+            f"population.clients = {clients} with at least {min_size} record(s) each needs {clients * min_size} "
+            f"training records, but the data has {records}. Use fewer clients or a smaller min_size."
+        )

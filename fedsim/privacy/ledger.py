@@ -1,0 +1,215 @@
+"""The privacy ledger: an append-only SQLite record of events, charged before anything is released."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.errors import BadInput, BudgetExhausted
+from fedsim.privacy.accounting import epsilon, rdp_epsilon
+from fedsim.privacy.events import Composition, Event, compose
+from fedsim.privacy.plan import Charge, Unit
+from fedsim.privacy.sampling import Ids
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (population TEXT NOT NULL, clients INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS charges (
+    id INTEGER PRIMARY KEY,
+    run TEXT NOT NULL, round INTEGER NOT NULL, unit TEXT NOT NULL,
+    noise_multiplier REAL NOT NULL, rate REAL NOT NULL, sampling TEXT NOT NULL, relation TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    clients BLOB,  -- little-endian int64 ids, ascending; NULL is every client of the population
+    UNIQUE (run, round, unit, noise_multiplier, rate, sampling, relation, count)
+);
+"""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a unit may spend: ``epsilon`` at ``delta``."""
+
+    epsilon: float
+    delta: float
+
+
+class _Balance:
+    """What each client has spent of one unit.
+
+    Clients with the same history share one composition: ``state[client]`` is its number in ``compositions``. A charge
+    moves the cohort from state to state, so it costs O(cohort), and a million clients have few distinct states.
+    """
+
+    def __init__(self, clients: int) -> None:
+        self.state: NDArray[np.int32] = np.zeros(clients, np.int32)
+        self.compositions: list[Composition] = [()]
+        self._numbers: dict[Composition, int] = {(): 0}
+
+    def add(self, event: Event, count: int, clients: Ids | None) -> None:
+        where: Ids | slice = slice(None) if clients is None else clients
+        before, group = np.unique(self.state[where], return_inverse=True)
+        after = [self._number(self.after(number, event, count)) for number in before]
+        self.state[where] = np.array(after, np.int32)[group]
+
+    def after(self, state: int, event: Event, count: int) -> Composition:
+        return compose([*self.compositions[state], (event, count)])
+
+    def _number(self, composition: Composition) -> int:
+        if composition not in self._numbers:
+            self._numbers[composition] = len(self.compositions)
+            self.compositions.append(composition)
+        return self._numbers[composition]
+
+
+class Ledger:
+    """Events charged by the runs over one population; opened from (or created in) the SQLite file at ``path``.
+
+    ``limits`` are checked inside the charging transaction, so runs that share a file cannot overspend together.
+    Raises ``BadInput`` when the file belongs to another population.
+    """
+
+    def __init__(
+        self, path: Path, population: str, clients: int, run: str, limits: dict[Unit, Limit] | None = None
+    ) -> None:
+        self.run, self.clients, self.limits = run, clients, limits or {}
+        self._balances: dict[Unit, _Balance] = {"example": _Balance(clients), "client": _Balance(clients)}
+        self._seen = 0
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
+        try:
+            # Durable against power loss too: a commit returns only when the event is on disk.
+            self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise BadInput(f"The ledger {path} cannot be used: {error}.") from error
+        self._claim(path, population)
+        self._catch_up()
+
+    def _claim(self, path: Path, population: str) -> None:
+        with self._transaction():
+            row = self._db.execute("SELECT population, clients FROM meta").fetchone()
+            if row is None:
+                self._db.execute("INSERT INTO meta VALUES (?, ?)", (population, self.clients))
+            elif row != (population, self.clients):
+                raise BadInput(f"The ledger {path} was kept for another population ({row[0]}, {row[1]} clients).")
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+    def close(self) -> None:
+        """Fold the write-ahead log into the one file and close it."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    def charge(self, round_: int, charges: Sequence[Charge]) -> None:
+        """Record a round's events, durably, before they are released; charging the same round again changes nothing.
+
+        Raises ``BudgetExhausted``, with nothing recorded, if any client would exceed its limit.
+        """
+        with self._transaction():
+            self._catch_up()
+            if self._charged(round_):
+                return
+            for charge in charges:
+                self._refuse_overspending(charge)
+            self._db.executemany(
+                "INSERT INTO charges (run, round, unit, noise_multiplier, rate, sampling, relation, count, clients)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [self._row(round_, charge) for charge in charges],
+            )
+        self._catch_up()
+
+    def _row(self, round_: int, charge: Charge) -> tuple[object, ...]:
+        event = charge.event
+        clients = None if charge.clients is None else charge.clients.astype("<i8").tobytes()
+        key = (self.run, round_, charge.unit, event.noise_multiplier, event.rate, event.sampling, event.relation)
+        return (*key, charge.count, clients)
+
+    def _charged(self, round_: int) -> bool:
+        query = "SELECT 1 FROM charges WHERE run = ? AND round = ? LIMIT 1"
+        return self._db.execute(query, (self.run, round_)).fetchone() is not None
+
+    def _catch_up(self) -> None:
+        """Add the charges that were committed since the last look, ours and those of other runs."""
+        query = (
+            "SELECT id, unit, noise_multiplier, rate, sampling, relation, count, clients FROM charges"
+            " WHERE id > ? ORDER BY id"
+        )
+        for number, unit, noise, rate, sampling, relation, count, blob in self._db.execute(query, (self._seen,)):
+            clients = None if blob is None else np.frombuffer(blob, "<i8")
+            self._balances[unit].add(Event(noise, rate, sampling, relation), count, clients)
+            self._seen = number
+
+    def _refuse_overspending(self, charge: Charge) -> None:
+        if charge.unit not in self.limits:
+            return
+        excess = int((~self.affordable(charge)).sum())
+        if excess:
+            limit = self.limits[charge.unit]
+            raise BudgetExhausted(
+                f"The next round would exceed the {charge.unit}-level budget of epsilon {limit.epsilon:g} "
+                f"(delta {limit.delta:g}) at {excess} client(s)."
+            )
+
+    def affordable(self, charge: Charge) -> NDArray[np.bool_]:
+        """Which of the charge's clients (all, if it has none named) stay within the unit's limit ``[clients]``."""
+        balance, limit = self._balances[charge.unit], self.limits.get(charge.unit)
+        states = balance.state if charge.clients is None else balance.state[charge.clients]
+        if limit is None:
+            return np.ones(len(states), bool)
+        distinct, group = np.unique(states, return_inverse=True)
+        fits = [_within(balance.after(state, charge.event, charge.count), limit) for state in distinct]
+        return np.array(fits, bool)[group]
+
+    def spent(self, unit: Unit, delta: float) -> float:
+        """The largest epsilon of any client at ``delta``: exact, but computed only for clients that can be the largest."""
+        balance = self._balances[unit]
+        compositions = [balance.compositions[state] for state in np.unique(balance.state)]
+        return max_epsilon(compositions, delta)
+
+    def epsilons(self, unit: Unit, delta: float) -> NDArray[np.float64]:
+        """Every client's epsilon at ``delta`` ``[clients]``."""
+        balance = self._balances[unit]
+        distinct, group = np.unique(balance.state, return_inverse=True)
+        return np.array([epsilon(balance.compositions[state], delta) for state in distinct])[group]
+
+    def compositions(self, unit: Unit) -> list[Composition]:
+        """The distinct histories of the unit's clients."""
+        balance = self._balances[unit]
+        return [balance.compositions[state] for state in np.unique(balance.state)]
+
+    def composition(self, unit: Unit, client: int) -> Composition:
+        """All events charged to one client."""
+        balance = self._balances[unit]
+        return balance.compositions[balance.state[client]]
+
+
+class _Transaction:
+    """An immediate SQLite transaction, so that of two runs sharing a ledger one waits for the other."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+def _within(composition: Composition, limit: Limit) -> bool:
+    """Whether the limit holds; the RDP bound is cheap and never below the reported number, so it often settles it."""
+    return rdp_epsilon(composition, limit.delta) <= limit.epsilon or epsilon(composition, limit.delta) <= limit.epsilon
+
+
+def max_epsilon(compositions: Iterable[Composition], delta: float) -> float:
+    """The largest epsilon of several compositions; those whose RDP bound is below the best found are not computed."""
+    bounded = sorted(((rdp_epsilon(item, delta), item) for item in compositions), reverse=True)
+    best = 0.0
+    for bound, item in bounded:
+        if bound <= best:
+            break
+        best = max(best, epsilon(item, delta))
+    return best

@@ -1,0 +1,164 @@
+"""The privacy statement of a run: every field that makes the number mean something (design, section 5, rule 7)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.federation import Federation
+from fedsim.privacy.accounting import cross_check
+from fedsim.privacy.events import Composition
+from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.plan import ClientPlan, ExamplePlan
+from fedsim.privacy.sampling import Poisson
+
+CONVERSION = (
+    "privacy loss distribution, discretised pessimistically, converted to (epsilon, delta) numerically; "
+    "the closed form of the Gaussian mechanism where nothing is sub-sampled"
+)
+SEES_UPDATES = (
+    "anyone who sees everything a client sends in every round: the server, the other clients, "
+    "and whoever gets a model (noise is added inside the client, before anything leaves it)"
+)
+SEES_MODELS = (
+    "anyone who sees the global models of all rounds: the other clients and whoever gets the final model. "
+    "Not the server: it sees clipped updates before the noise is added, and has to be trusted"
+)
+
+
+def privacy_entries(federation: Federation, ledger: Ledger) -> list[dict[str, Any]]:
+    """One entry per protected unit, or a single one with epsilon = infinity when nothing is protected."""
+    plans = federation.plan.units
+    if not plans:
+        return [_nothing()]
+    return [_entry(federation, ledger, plan) for plan in plans]
+
+
+def _nothing() -> dict[str, Any]:
+    return {
+        "unit": "none",
+        "epsilon": float("inf"),
+        "delta": 0.0,
+        "relation": "none",
+        "adversary": "nobody: this run gives no privacy guarantee",
+        "accountant": "none",
+        "sampling": "none",
+        "noise_multiplier": 0.0,
+        "rate": 1.0,
+        "steps": 0,
+        "clients": {key: float("inf") for key in ("max", "median", "min")},
+        "randomness": "reproducible",
+    }
+
+
+def _entry(federation: Federation, ledger: Ledger, plan: ExamplePlan | ClientPlan) -> dict[str, Any]:
+    epsilons = ledger.epsilons(plan.unit, plan.delta)
+    worst = ledger.composition(plan.unit, int(epsilons.argmax()))
+    check = cross_check(worst, plan.delta)
+    settings = getattr(federation.scenario.privacy, plan.unit)
+    return {
+        "unit": plan.unit,
+        "epsilon": float(epsilons.max()),
+        "delta": plan.delta,
+        "accountant": "pld",
+        "conversion": CONVERSION,
+        "rdp": check.rdp,
+        "prv": check.prv,
+        "clients": _quantiles(epsilons),
+        "clip_norm": plan.clip_norm,
+        "target_epsilon": settings.target_epsilon,
+        "budget": plan.budget,
+        "mechanism": "gaussian",
+        "randomness": "reproducible",
+        **_spread(ledger.compositions(plan.unit)),
+        **(_example(federation, plan) if isinstance(plan, ExamplePlan) else _client(federation, plan)),
+        "flags": _flags(federation, float(epsilons.max())),
+    }
+
+
+def _quantiles(epsilons: NDArray[np.float64]) -> dict[str, float]:
+    return {"max": float(epsilons.max()), "median": float(np.median(epsilons)), "min": float(epsilons.min())}
+
+
+def _spread(compositions: list[Composition]) -> dict[str, Any]:
+    """Noise, rate and steps over clients: one number, or the smallest and the largest."""
+    events = [event for composition in compositions for event, _ in composition]
+    totals = [sum(count for _, count in composition) for composition in compositions]
+    return {
+        "noise_multiplier": _range([event.noise_multiplier for event in events]),
+        "rate": _range([event.rate for event in events]),
+        "steps": _range(totals),
+    }
+
+
+def _range(values: list[Any]) -> Any:
+    if not values:
+        return 0
+    return values[0] if min(values) == max(values) else {"min": min(values), "max": max(values)}
+
+
+def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
+    settings = federation.scenario.privacy.example
+    assert settings is not None
+    assumptions = ["Each record is held by one client. A person with records at several clients is not covered as a whole."]
+    if settings.sampling_rate is None:
+        assumptions.append(
+            "How many records each client holds (n_i) is treated as public: it sets the rate batch_size / n_i and "
+            "the number of steps."
+        )
+    if federation.weighting == "examples":
+        assumptions.append("Updates are weighted by the number of records, which is treated as public.")
+    assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
+    largest = int(federation.population.sizes.max())
+    return {
+        "relation": "add-remove",
+        "adversary": SEES_UPDATES,
+        "sampling": "poisson",
+        "placement": "client",
+        "n": largest,
+        "delta_times_n": plan.delta * largest,
+        "assumptions": assumptions,
+    }
+
+
+def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
+    assumptions = ["A user is one client. A person with records at several clients is not covered as a whole."]
+    if isinstance(federation.plan.sampling, Poisson):
+        assumptions.append("Who takes part in a round is kept secret; the rate is public.")
+    return {
+        "relation": plan.event.relation,
+        "adversary": SEES_MODELS,
+        "sampling": plan.event.sampling,
+        "placement": "server",
+        "n": len(federation.population),
+        "delta_times_n": plan.delta * len(federation.population),
+        "assumptions": assumptions,
+    }
+
+
+def _flags(federation: Federation, epsilon: float) -> list[str]:
+    flags = []
+    if epsilon > 50:
+        flags.append(f"Epsilon {epsilon:.3g} is so large that it guarantees nothing in practice.")
+    elif epsilon > 10:
+        flags.append(f"Epsilon {epsilon:.3g} is a weak guarantee.")
+    return flags
+
+
+def outside(federation: Federation) -> list[str]:
+    """What was released that no guarantee covers, a sentence each."""
+    lines = [
+        f"Test metrics were computed on {len(federation.task.data.test)} held-out records that count as public; "
+        "nothing protects those records.",
+        "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
+        "that spent privacy too.",
+    ]
+    if federation.plan.example is None and federation.weighting == "examples":
+        lines.append("The number of records of each client, used as its weight.")
+    if federation.plan.client is not None:
+        lines.append("The size of each round's cohort, and this record of the simulation itself, are for the experimenter only.")
+    return lines
+
+

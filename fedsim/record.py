@@ -1,0 +1,190 @@
+"""A run's directory: what is written when, so that nothing is half-written and a stopped run can go on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import secrets
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedsim.errors import BadInput, FedsimError
+from fedsim.scenario import Scenario
+
+PACKAGES = ("fedsim", "torch", "flwr", "opacus", "dp-accounting", "numpy", "scikit-learn")
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass
+class Progress:
+    """Where a run is; together with the server's tensors this is all that a checkpoint holds."""
+
+    round: int = 0
+    rounds_bytes: int = 0
+    best_loss: float = math.inf
+    stale_evaluations: int = 0
+    invalid_updates: int = 0
+    seconds: float = 0.0
+
+
+class RunDirectory:
+    """The files of one run (section 8 of the design); ``path`` must exist."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, scenario: Scenario) -> RunDirectory:
+        """Make the directory with the resolved scenario and the environment; raises ``BadInput`` if it exists."""
+        try:
+            path.mkdir(parents=True)
+            (path / "checkpoint").mkdir()
+        except FileExistsError as error:
+            raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.") from error
+        except OSError as error:
+            raise BadInput(f"The run directory {path} cannot be made: {error.strerror}.") from error
+        run = cls(path)
+        run.write_text("scenario.toml", scenario.to_toml())
+        run.write_json("environment.json", environment())
+        return run
+
+    @property
+    def run_id(self) -> str:
+        """The run's name in the ledger."""
+        return str(json.loads((self.path / "environment.json").read_text())["run_id"])
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a whole file or nothing."""
+        self._write(self.path / name, text.encode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write JSON whole or not at all; infinity becomes the string "inf"."""
+        self.write_text(name, json.dumps(jsonable(value), indent=2) + "\n")
+
+    def append_round(self, row: dict[str, Any], progress: Progress) -> None:
+        """Add one line to rounds.jsonl, after the lines that ``progress`` knows of."""
+        line = (json.dumps(jsonable(row)) + "\n").encode()
+        with self._whole_or_error(), open(self.path / "rounds.jsonl", "ab") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        progress.rounds_bytes += len(line)
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The lines of rounds.jsonl."""
+        file = self.path / "rounds.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def save_checkpoint(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+        """Save the state after a round as one file, and drop all but the newest two."""
+        data = save(_to_cpu(tensors), {"progress": json.dumps(jsonable(asdict(progress)))})
+        self._write(self.path / "checkpoint" / f"{progress.round:08d}.safetensors", data)
+        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def load_checkpoint(self) -> tuple[dict[str, Tensor], Progress] | None:
+        """The newest checkpoint that is whole, if any; rounds.jsonl is cut back to it."""
+        for file in reversed(self._checkpoints()):
+            try:
+                with safe_open(file, "pt") as stored:
+                    tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                    fields = json.loads(stored.metadata()["progress"])
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+                continue  # torn: the one before it is used
+            fields["best_loss"] = float(fields["best_loss"])
+            progress = Progress(**fields)
+            self._cut_rounds(progress.rounds_bytes)
+            return tensors, progress
+        self._cut_rounds(0)
+        return None
+
+    def save_model(self, tensors: dict[str, Tensor]) -> None:
+        """Write model.safetensors: named parameters."""
+        self._write(self.path / "model.safetensors", save(_to_cpu(tensors)))
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.path / "checkpoint").glob("*.safetensors"))
+
+    def _cut_rounds(self, length: int) -> None:
+        file = self.path / "rounds.jsonl"
+        if file.exists():
+            os.truncate(file, length)
+
+    def _write(self, file: Path, data: bytes) -> None:
+        """Write beside the file and rename, so that a reader finds the old or the new content, never a part."""
+        temporary = file.with_name(file.name + ".part")
+        with self._whole_or_error():
+            with open(temporary, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, file)
+
+    @contextlib.contextmanager
+    def _whole_or_error(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            raise FedsimError(
+                f"The run directory {self.path} cannot be written: {error.strerror}. "
+                "Every finished round is kept; mend this and resume."
+            ) from error
+
+
+def _to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def jsonable(value: Any) -> Any:
+    """Plain JSON values: infinity as "inf", NaN as null, NumPy numbers as numbers."""
+    if isinstance(value, dict):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def environment() -> dict[str, Any]:
+    """What the run ran on, and its random id in the ledger."""
+    return {
+        "run_id": secrets.token_hex(8),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": sys.argv,
+        **{f"package {name}": _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed as a package"
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()

@@ -1,0 +1,127 @@
+"""The first screen: what was trained, how good it is, what privacy it cost."""
+
+import math
+from dataclasses import dataclass
+
+from fedsim.report import plain
+from fedsim.report.inputs import Json, RunRecord
+from fedsim.report.statement import UNITS, Entry, spent
+
+STATUS = {
+    "completed": ("Completed", "The run completed all planned rounds."),
+    "budget_exhausted": ("Privacy budget used up", "The run stopped early, because the privacy budget was used up."),
+    "early_stopped": ("Stopped early", "The run stopped early, because the model no longer improved."),
+    "interrupted": ("Interrupted", "The run was interrupted: this report shows the part that was completed."),
+}
+NAMES = {"example": "for one single record", "client": "for everything one client holds"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    label: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Status:
+    name: str
+    sentence: str
+    reason: str
+    early: bool
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share of the test records, to be printed in percent."""
+    return metric.rpartition("_")[2] in ("accuracy", "precision", "recall")
+
+
+def metric_text(name: str, value: float) -> str:
+    return plain.percent(value) if is_share(name) else plain.quantity(value)
+
+
+def final_metric(metrics: Json) -> tuple[str, float] | None:
+    """The metric a reader asks for first: accuracy, else the task's own, else the loss."""
+    known = {name: size for name, value in metrics.items() if (size := plain.finite(value)) is not None}
+    order = ["accuracy", *(name for name in known if name not in ("accuracy", "loss")), "loss"]
+    return next(((name, known[name]) for name in order if name in known), None)
+
+
+def status(summary: Json) -> Status:
+    code = str(summary.get("status"))
+    name, sentence = STATUS.get(code, (code, f"The run ended with the status “{code}”."))
+    return Status(name, sentence, str(summary.get("status_reason") or ""), code != "completed")
+
+
+def guarantee(privacy: list[Entry], unit: str) -> Entry | None:
+    """The finite guarantee for `unit`, if there is one."""
+    return next((entry for entry in privacy if entry.get("unit") == unit and math.isfinite(spent(entry))), None)
+
+
+def paragraph(record: RunRecord) -> str:
+    """The summary in one short paragraph."""
+    return " ".join([_trained(record), _quality(record.summary), *_privacy(record.summary.get("privacy") or [])])
+
+
+def _trained(record: RunRecord) -> str:
+    summary, clients = record.summary, record.clients
+    model = f"A model “{summary.get('model', 'unnamed')}” with {plain.count(summary.get('parameters'))} parameters"
+    if not summary.get("rounds"):
+        return f"{model} was set up, but no round of training was completed."
+    rounds, held = plain.plural(summary["rounds"], "round"), plain.plural(clients.get("records"), "record")
+    people = plain.plural(clients.get("clients"), "client")
+    return f"{model} was trained in {rounds} on the data of {people}; together they hold {held}."
+
+
+def _quality(summary: Json) -> str:
+    best, tested = final_metric(summary.get("metrics") or {}), summary.get("test_records")
+    if best is None:
+        return "Its quality was not measured."
+    on = f"{plain.count(tested)} test records" if tested else "the test records"
+    name, value = best
+    if name == "accuracy":
+        return f"The final model gives the right answer on {plain.percent(value)} of {on}."
+    return f"On {on}, the final model's {name} is {metric_text(name, value)}."
+
+
+def _privacy(privacy: list[Entry]) -> list[str]:
+    found = {unit: entry for unit in UNITS if (entry := guarantee(privacy, unit)) is not None}
+    if not found:
+        return ["No privacy is guaranteed: ε is infinite."]
+    spendings = [
+        f"ε = {plain.epsilon(entry['epsilon'])} (at δ = {plain.probability(entry.get('delta'))}) {NAMES[unit]}"
+        for unit, entry in found.items()
+    ]
+    return [f"The privacy spent is {plain.listing(spendings)}; smaller is more private."]
+
+
+def tiles(record: RunRecord) -> list[Tile]:
+    """The key numbers."""
+    summary, clients = record.summary, record.clients
+    planned, held = summary.get("rounds_planned"), plain.plural(clients.get("records"), "record")
+    privacy = summary.get("privacy") or []
+    return [
+        _quality_tile(summary),
+        Tile("Clients", plain.count(clients.get("clients")), f"{held} in all"),
+        Tile("Rounds", plain.count(summary.get("rounds")), f"of {plain.count(planned)} planned"),
+        *(_epsilon_tile(privacy, unit) for unit in UNITS),
+    ]
+
+
+def _quality_tile(summary: Json) -> Tile:
+    best, tested = final_metric(summary.get("metrics") or {}), summary.get("test_records")
+    if best is None:
+        return Tile("Quality", "—", "not measured")
+    note = f"on {plain.plural(tested, 'test record')}" if tested else "on test records"
+    return Tile(f"Final {best[0]}", metric_text(*best), note)
+
+
+def _epsilon_tile(privacy: list[Entry], unit: str) -> Tile:
+    entry, label = guarantee(privacy, unit), {"example": "ε per record", "client": "ε per client"}[unit]
+    if entry is None:
+        return Tile(
+            label,
+            "∞",
+            "no guarantee of its own" if any(guarantee(privacy, other) for other in UNITS) else "no guarantee",
+        )
+    return Tile(label, plain.epsilon(entry["epsilon"]), f"at δ = {plain.probability(entry.get('delta'))}")

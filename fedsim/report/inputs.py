@@ -1,0 +1,67 @@
+"""What a run left on disk, as the report reads it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The record of one run: nothing else reaches the report."""
+
+    scenario: str
+    environment: Json
+    rounds: list[Json]
+    clients: Json
+    summary: Json
+
+
+def read_record(run_directory: Path) -> RunRecord:
+    """The record in `run_directory`; only `summary.json` is indispensable.
+
+    Raises FileNotFoundError where there is no summary, and ValueError, naming the file, where a file is not valid JSON.
+    """
+    return RunRecord(
+        scenario=_text(run_directory / "scenario.toml"),
+        environment=_document(run_directory / "environment.json"),
+        rounds=_lines(run_directory / "rounds.jsonl"),
+        clients=_document(run_directory / "clients.json"),
+        summary=_required(run_directory / "summary.json"),
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def _document(path: Path) -> Json:
+    return _object(path, path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _required(path: Path) -> Json:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: {path.parent} holds no finished record of a run")
+    return _document(path)
+
+
+def _lines(path: Path) -> list[Json]:
+    """One object per line; a torn last line, which a killed run did not finish, is left out."""
+    complete, _, last = _text(path).rpartition("\n")
+    rounds = [_object(path, line) for line in complete.splitlines() if line.strip()]
+    try:
+        return [*rounds, _object(path, last)]
+    except ValueError:
+        return rounds
+
+
+def _object(path: Path, text: str) -> Json:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} does not hold a JSON object")
+    return content

@@ -1,0 +1,122 @@
+"""The page: what the template is given, and the file that it becomes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fedsim.report import figures, headline, plain, population_figures
+from fedsim.report.canvas import Panel
+from fedsim.report.cards import cards
+from fedsim.report.inputs import Json, RunRecord, read_record
+
+HERE = Path(__file__).parent
+Facts = list[tuple[str, str]]
+
+
+def build_report(run_directory: Path) -> Path:
+    """Write `report.html` from the record in `run_directory` alone, atomically, and return its path.
+
+    The same record gives the same bytes. Raises FileNotFoundError where there is no `summary.json`, and ValueError
+    where a file of the record is damaged.
+    """
+    run_directory = Path(run_directory)
+    page = render(read_record(run_directory))
+    report = run_directory / "report.html"
+    partial = run_directory / f".report.{os.getpid()}.tmp"
+    try:
+        partial.write_text(page, encoding="utf-8")
+        os.replace(partial, report)
+    finally:
+        partial.unlink(missing_ok=True)
+    return report
+
+
+def render(record: RunRecord) -> str:
+    """The report as one HTML document; everything from the record is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    style = Markup((HERE / "report.css").read_text(encoding="utf-8"))
+    return environment.get_template("report.html.j2").render(style=style, markup=Markup, **context(record))
+
+
+def context(record: RunRecord) -> dict[str, Any]:
+    """Everything that the template prints."""
+    summary = record.summary
+    statement = cards(summary.get("privacy") or [], record.rounds)
+    warnings = sum(len(card.alarms) for card in statement)
+    return {
+        "summary": summary,
+        "scenario": record.scenario,
+        "status": headline.status(summary),
+        "paragraph": headline.paragraph(record),
+        "tiles": headline.tiles(record),
+        "cards": statement,
+        "warnings": plain.plural(warnings, "warning") if warnings else "",
+        "outside": [str(sentence) for sentence in summary.get("outside") or []],
+        "course": _present(_course(record)),
+        "population": _present(_population(record)),
+        "cost": _present([figures.bytes_panel(record.rounds), figures.seconds_panel(record.rounds)]),
+        "people": _people(record),
+        "costs": _costs(summary),
+        "environment": _environment(record.environment),
+    }
+
+
+def _course(record: RunRecord) -> list[Panel | None]:
+    rounds, privacy = record.rounds, record.summary.get("privacy") or []
+    return [
+        *figures.metric_panels(rounds),
+        figures.epsilon_panel(rounds, privacy),
+        population_figures.epsilon_clients_panel(record.clients),
+    ]
+
+
+def _population(record: RunRecord) -> list[Panel | None]:
+    draw = (population_figures.sizes_panel, population_figures.participations_panel, population_figures.labels_panel)
+    return [panel(record.clients) for panel in draw]
+
+
+def _present(panels: list[Panel | None]) -> list[Panel]:
+    return [panel for panel in panels if panel is not None]
+
+
+def _people(record: RunRecord) -> str:
+    """Who took part, in a sentence or two."""
+    clients, records = record.clients.get("clients"), record.clients.get("records")
+    held = f"{plain.plural(clients, 'client')} with {plain.plural(records, 'record')}."
+    asked = sum(plain.finite(row.get("cohort")) or 0 for row in record.rounds)
+    lost = sum(plain.finite(row.get("dropped")) or 0 for row in record.rounds)
+    if not asked:
+        return held
+    each = plain.count(round(asked / len(record.rounds), 1))
+    dropped = f"{plain.count(lost)} of {plain.count(asked)} times one dropped out" if lost else "none dropped out"
+    return f"{held} On average {each} of them were asked to take part in a round; {dropped}."
+
+
+def _costs(summary: Json) -> Facts:
+    seconds, sent = summary.get("seconds") or {}, summary.get("bytes") or {}
+    trainer, engine, device = (plain.exact(summary.get(key)) for key in ("trainer", "engine", "device"))
+    reason = f": {summary['trainer_reason']}" if summary.get("trainer_reason") else ""
+    return [
+        ("Time in all", plain.duration(seconds.get("total"))),
+        ("of that, preparation", plain.duration(seconds.get("setup"))),
+        ("A round (median)", plain.duration(seconds.get("round_median"))),
+        ("Sent by the clients", plain.size(sent.get("up"))),
+        ("Sent to the clients", plain.size(sent.get("down"))),
+        ("Memory at the peak", plain.size((summary.get("memory") or {}).get("peak_bytes"))),
+        ("Where the clients ran", f"{engine} engine, on {device}"),
+        ("How they were trained", f"{trainer} trainer{reason}"),
+    ]
+
+
+def _environment(environment: Json) -> Facts:
+    """The environment flattened: a nested table becomes one row per entry."""
+    facts: Facts = []
+    for name, value in environment.items():
+        nested = value.items() if isinstance(value, dict) else [("", value)]
+        facts += [(f"{name} {inner}".strip(), plain.exact(part)) for inner, part in nested]
+    return facts

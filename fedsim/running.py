@@ -1,0 +1,163 @@
+"""Running a scenario from Python: ``fedsim.run``, ``fedsim.resume`` and what they return."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedsim.aggregation import ServerStep
+from fedsim.client import app as client_app
+from fedsim.client import host
+from fedsim.engines import InProcessGrid
+from fedsim.errors import BadInput, BudgetExhausted
+from fedsim.federation import Federation, build_federation
+from fedsim.loading import parse_scenario
+from fedsim.privacy.ledger import Ledger, Limit
+from fedsim.record import RunDirectory
+from fedsim.report import build_report
+from fedsim.scenario import Scenario
+from fedsim.server import Session, named_parameters, run_rounds
+from fedsim.server import app as server_app
+from fedsim.summary import client_statistics, summarise
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+OnRound = Callable[[dict[str, Any]], None]
+OnReady = Callable[[Federation], None]
+
+EXIT_CODES = {"completed": 0, "early_stopped": 0, "budget_exhausted": 3, "interrupted": 130}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished (or stopped) run: its directory and its ``summary.json`` as a dict."""
+
+    directory: Path
+    summary: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last evaluation on the test data."""
+        metrics: dict[str, float] = self.summary["metrics"]
+        return metrics
+
+    @property
+    def privacy(self) -> list[dict[str, Any]]:
+        """One privacy statement per unit."""
+        entries: list[dict[str, Any]] = self.summary["privacy"]
+        return entries
+
+    @property
+    def exit_code(self) -> int:
+        """What ``fedsim run`` exits with."""
+        return EXIT_CODES[self.summary["status"]]
+
+
+def run(
+    scenario: Scenario, out: str | Path | None = None, on_round: OnRound | None = None, on_ready: OnReady | None = None
+) -> Result:
+    """Run a scenario; ``out`` is the run directory (default ``runs/<name>-<digest>-<time>``) and must not exist.
+
+    ``on_ready`` is called once with the federation, ``on_round`` after every round with its line of rounds.jsonl.
+    Raises ``BadInput`` before anything is written, or ``FedsimError`` later; a spent budget is no error but a status.
+    """
+    began = time.perf_counter()
+    path = Path(out) if out is not None else default_directory(scenario)
+    if path.exists():
+        raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.")
+    federation = build_federation(scenario)
+    directory = RunDirectory.create(path, scenario)
+    return _execute(_open(federation, directory, on_round), began, on_ready)
+
+
+def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady | None = None) -> Result:
+    """Go on with a run that was stopped, from its last checkpoint; the result is that of never having stopped."""
+    began = time.perf_counter()
+    directory = RunDirectory(Path(path))
+    file = directory.path / "scenario.toml"
+    if not file.exists():
+        raise BadInput(f"{path} is not a run directory: it has no scenario.toml.")
+    scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
+    session = _open(build_federation(scenario), directory, on_round)
+    checkpoint = directory.load_checkpoint()
+    if checkpoint is not None:
+        tensors, session.progress = checkpoint
+        session.participations[:] = tensors.pop("participations").numpy()
+        session.server.restore(tensors)
+    return _execute(session, began, on_ready)
+
+
+def run_on_grid(grid: Grid, scenario: str) -> None:
+    """Run a scenario file on a grid that Flower's own runtime made (``flwr run``)."""
+    from fedsim.loading import load_scenario
+
+    federation = build_federation(load_scenario(scenario))
+    directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
+    session = _open(federation, directory, None)
+    _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
+
+
+def default_directory(scenario: Scenario) -> Path:
+    """``runs/<name>-<digest>-<time>``."""
+    return Path("runs") / f"{scenario.name}-{scenario.digest}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
+    clients = len(federation.population)
+    limits = {plan.unit: Limit(plan.budget, plan.delta) for plan in federation.plan.units if plan.budget is not None}
+    ledger = Ledger(directory.path / "ledger.db", federation.population.digest(), clients, directory.run_id, limits)
+    server = ServerStep(federation.scenario.algorithm.server, federation.start)
+    session = Session(federation, directory, ledger, server, np.zeros(clients, np.int32))
+    session.on_round = on_round or session.on_round
+    return session
+
+
+def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result:
+    """Run the rounds on the scenario's engine and write what a run leaves behind, however it ended."""
+    from flwr.app import Context, RecordDict
+
+    if on_ready:
+        on_ready(session.federation)
+    host(session.federation)
+    grid = InProcessGrid(client_app)
+    grid.session = session  # type: ignore[attr-defined]
+    config = {"scenario": session.federation.scenario.name}
+    context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
+    setup = time.perf_counter() - began
+    status, reason = _rounds(session, lambda: server_app(grid, context))
+    return _finish(session, status, reason, setup)
+
+
+def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
+    try:
+        loop()
+    except BudgetExhausted as error:
+        return "budget_exhausted", str(error)
+    except KeyboardInterrupt:
+        return "interrupted", f"Stopped by the user after round {session.progress.round}."
+    if session.early_stopped and session.progress.round < session.federation.scenario.rounds:
+        return "early_stopped", "The test loss no longer improved."
+    return "completed", "All rounds were run."
+
+
+def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
+    directory, federation = session.directory, session.federation
+    directory.save_model(named_parameters(federation, session.server.params))
+    directory.write_json("clients.json", client_statistics(session))
+    directory.write_json("summary.json", summarise(session, status, reason, setup))
+    session.ledger.close()
+    build_report(directory.path)
+    return Result(directory.path, _read_summary(directory.path))
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((path / "summary.json").read_text())
+    return summary

@@ -1,0 +1,163 @@
+"""The scenario: everything public about a run, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
+from fedsim.data import SOURCES, Digits
+from fedsim.models import MODELS, Custom, Mlp, ModelSettings
+from fedsim.population import PARTITIONS, Iid
+from fedsim.privacy.sampling import SAMPLINGS, All, CohortSampling
+from fedsim.settings import Count, NonNegative, Positive, choice, section
+
+if TYPE_CHECKING:
+    from fedsim.data import Mnist
+    from fedsim.population import Dirichlet
+
+    DataChoice = Digits | Mnist
+    PartitionChoice = Iid | Dirichlet
+    ModelChoice = ModelSettings
+    AlgorithmChoice = Algorithm
+    SamplingChoice = CohortSampling
+else:
+    DataChoice = choice("source", SOURCES)
+    PartitionChoice = choice("kind", PARTITIONS)
+    ModelChoice = choice("name", MODELS, Custom)
+    AlgorithmChoice = choice("name", ALGORITHMS)
+    SamplingChoice = choice("kind", SAMPLINGS)
+
+Delta = Annotated[float, Field(gt=0, lt=1)]
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class PopulationSettings:
+    """How many clients there are and who holds what."""
+
+    clients: Count = 10
+    partition: PartitionChoice = Iid()
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Who takes part in a round."""
+
+    sampling: SamplingChoice = All()
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class ExamplePrivacy:
+    """Example-level privacy: DP-SGD in every client (Abadi et al. 2016, arXiv 1607.00133).
+
+    ``sampling_rate`` is the public Poisson rate of a record in a step; left out, it is batch_size / n_i and n_i counts
+    as public. ``target_epsilon`` calibrates each client's noise and is that client's budget.
+    """
+
+    clip_norm: Positive
+    noise_multiplier: NonNegative | None = None
+    target_epsilon: Positive | None = None
+    delta: Delta
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    budget: Positive | None = None
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class ClientPrivacy:
+    """Client-level privacy: clipped updates, noise at the server (McMahan et al. 2018, arXiv 1710.06963)."""
+
+    clip_norm: Positive
+    noise_multiplier: NonNegative | None = None
+    target_epsilon: Positive | None = None
+    delta: Delta
+    budget: Positive | None = None
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class Privacy:
+    """The units that are protected; both may be on in one run."""
+
+    example: ExamplePrivacy | None = None
+    client: ClientPrivacy | None = None
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Stop when the test loss has not improved for ``patience`` evaluations."""
+
+    patience: Count = 5
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Evaluate every so many rounds (and after the last) on the held-out test data."""
+
+    every: Count = 1
+    early_stopping: EarlyStopping | None = None
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """Where clients live and what trains them; ``memory_gib`` bounds the memory of a block of clients."""
+
+    kind: Literal["inprocess"] = "inprocess"
+    trainer: Literal["auto", "vectorised", "opacus"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    memory_gib: Positive = 1.0
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One run, described; load one with ``fedsim.load_scenario``."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")] = "scenario"
+    seed: Annotated[int, Field(ge=0)] = 0
+    rounds: Count = 10
+    data: DataChoice = Digits()
+    population: PopulationSettings = PopulationSettings()
+    model: ModelChoice = Mlp()
+    algorithm: AlgorithmChoice = FedAvg()
+    cohort: Cohort = Cohort()
+    privacy: Privacy = field(default_factory=Privacy)
+    evaluation: Evaluation = Evaluation()
+    engine: EngineSettings = EngineSettings()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values with every default written out; absent options are left out, as TOML has no null."""
+        values = _without_none(dataclasses.asdict(self))
+        assert isinstance(values, dict)
+        return values
+
+    def to_toml(self) -> str:
+        """The resolved scenario file; loading it gives an equal scenario."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_dict())
+
+    @property
+    def digest(self) -> str:
+        """Fingerprint of everything in the scenario, 12 hex digits."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in value]
+    return value

@@ -1,0 +1,94 @@
+"""What a run leaves behind as numbers: ``summary.json`` and ``clients.json``."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedsim.privacy.statement import outside, privacy_entries
+from fedsim.server import Session, evaluate
+
+SHOWN_CLIENTS = 50
+
+
+def summarise(session: Session, status: str, reason: str, setup: float) -> dict[str, Any]:
+    """The summary of section 8 of the design; seconds, bytes and the statement of every unit."""
+    federation, scenario = session.federation, session.federation.scenario
+    rows = session.directory.rounds()
+    seconds = [row["seconds"] for row in rows]
+    return {
+        "scenario": scenario.name,
+        "digest": scenario.digest,
+        "engine": scenario.engine.kind,
+        "trainer": federation.trainer,
+        "trainer_reason": federation.trainer_reason,
+        "device": federation.device.type,
+        "rounds": session.progress.round,
+        "rounds_planned": scenario.rounds,
+        "status": status,
+        "status_reason": reason,
+        "metrics": evaluate(federation, session.server.params),
+        "test_records": len(federation.task.data.test),
+        "model": scenario.model.name,
+        "parameters": federation.start.numel(),
+        "privacy": privacy_entries(federation, session.ledger),
+        "outside": outside(federation),
+        "projected": False,
+        "invalid_updates": session.progress.invalid_updates,
+        "seconds": {
+            "total": round(setup + session.progress.seconds, 3),
+            "setup": round(setup, 3),
+            "round_median": round(statistics.median(seconds), 6) if seconds else 0.0,
+        },
+        "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
+        "memory": {"peak_bytes": _peak_bytes()},
+    }
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # kibibytes on Linux
+
+
+def client_statistics(session: Session) -> dict[str, Any]:
+    """Histograms over clients (sizes, participations, epsilon) and the labels of the first clients, for the report."""
+    federation, sizes = session.federation, session.federation.population.sizes
+    example = federation.plan.example
+    epsilons = session.ledger.epsilons("example", example.delta) if example else None
+    return {
+        "clients": len(sizes),
+        "records": int(sizes.sum()),
+        "sizes": {
+            **histogram(sizes),
+            "min": int(sizes.min()),
+            "median": float(np.median(sizes)),
+            "max": int(sizes.max()),
+        },
+        "labels": _labels(session),
+        "epsilon_example": histogram(epsilons) if epsilons is not None else None,
+        "participations": histogram(session.participations),
+    }
+
+
+def histogram(values: NDArray[Any]) -> dict[str, list[float]]:
+    """At most 20 bins; whole numbers get bins of whole width."""
+    bins = np.histogram_bin_edges(values, bins=min(20, max(1, len(np.unique(values)))))
+    if np.issubdtype(values.dtype, np.integer):
+        step = max(1, -(-int(values.max() - values.min() + 1) // 20))
+        bins = np.arange(values.min(), values.max() + step + 1, step) - 0.5
+    counts, edges = np.histogram(values, bins=bins)
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def _labels(session: Session) -> dict[str, Any]:
+    federation = session.federation
+    classes = federation.task.data.classes
+    shown = range(min(SHOWN_CLIENTS, len(federation.population)))
+    labels = federation.task.data.train.labels
+    counts = [np.bincount(labels[federation.population.records(i)], minlength=len(classes)).tolist() for i in shown]
+    return {"classes": list(classes), "clients": list(shown), "counts": counts}

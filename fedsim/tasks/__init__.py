@@ -1,0 +1,7 @@
+"""Tasks: data, loss and metrics together."""
+
+from __future__ import annotations
+
+from fedsim.tasks.classification import Classification
+
+__all__ = ["Classification"]

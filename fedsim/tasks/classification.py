@@ -1,0 +1,55 @@
+"""Classification: cross-entropy and accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedsim.data import Dataset
+
+EVALUATION_BATCH = 2048
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A data set's examples as tensors on the training device, its loss and its metrics."""
+
+    data: Dataset
+    features: Tensor
+    labels: Tensor
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy")
+
+    @classmethod
+    def of(cls, data: Dataset, device: torch.device) -> Classification:
+        """Training examples as tensors; on the CPU they share the data set's memory."""
+        return cls(data, torch.from_numpy(data.train.features).to(device), torch.from_numpy(data.train.labels).to(device))
+
+    @property
+    def outputs(self) -> int:
+        """Number of values the model returns per example."""
+        return len(self.data.classes)
+
+    @staticmethod
+    def losses(outputs: Float[Tensor, "n classes"], labels: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Cross-entropy of every example on its own: a sum of these is the only loss trained on."""
+        return functional.cross_entropy(outputs, labels, reduction="none")
+
+    @torch.no_grad()
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Mean loss and accuracy over the held-out test examples."""
+        module.eval()
+        device = self.features.device
+        total_loss, correct = 0.0, 0
+        for start in range(0, len(self.data.test), EVALUATION_BATCH):
+            window = slice(start, start + EVALUATION_BATCH)
+            x = torch.from_numpy(self.data.test.features[window]).to(device)
+            y = torch.from_numpy(self.data.test.labels[window]).to(device)
+            outputs = module(x)
+            total_loss += float(self.losses(outputs, y).double().sum())
+            correct += int((outputs.argmax(1) == y).sum())
+        return {"loss": total_loss / len(self.data.test), "accuracy": correct / len(self.data.test)}
