@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
-from fedsim.optimizers import ELEMENTWISE, build_optimizer, option_names, optimizer_classes
+from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
 from fedsim.privacy.sampling import Fixed
 from fedsim.scenario import ClientPrivacy, ExamplePrivacy, Scenario
 

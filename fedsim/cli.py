@@ -109,7 +109,9 @@ def schema() -> None:
 
 @app.command()
 def plan(
-    scenario: Annotated[Path | None, typer.Argument(metavar="[SCENARIO]", help="Predict what a scenario spends.")] = None,
+    scenario: Annotated[
+        Path | None, typer.Argument(metavar="[SCENARIO]", help="Predict what a scenario spends.")
+    ] = None,
     rate: Annotated[float | None, typer.Option(help="Sampling rate of a step or round.")] = None,
     noise: Annotated[float | None, typer.Option(help="Noise multiplier.")] = None,
     target_epsilon: Annotated[float | None, typer.Option(help="Find the noise multiplier for this epsilon.")] = None,

@@ -111,5 +111,3 @@ def _weights(federation: Federation, clients: Indices) -> Tensor:
     else:
         weights = sizes
     return weights.to(federation.device)
-
-

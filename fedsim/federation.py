@@ -81,6 +81,6 @@ def _check_example_delta(scenario: Scenario, population: Population) -> None:
     largest = int(np.max(population.sizes))
     if settings is not None and settings.delta >= 1 / largest:
         raise BadInput(
-            f"privacy.example.delta = {settings.delta}: must be below 1 / n = {1 / largest:.3g} for the client with the "
-            f"most records (n = {largest}); at or above that, publishing one record whole would count as private."
+            f"privacy.example.delta = {settings.delta}: must be below 1 / n = {1 / largest:.3g} for the client with "
+            f"the most records (n = {largest}); at or above that, publishing one record whole would count as private."
         )

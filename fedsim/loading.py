@@ -1,4 +1,4 @@
-"""Reading a scenario file: every error of the file at once, each with its dotted path, its value and the nearest name."""
+"""Reading a scenario file: every error at once, each with its dotted path, its value and the nearest name."""
 
 from __future__ import annotations
 
@@ -133,18 +133,18 @@ def _problem(raw: dict[str, Any], item: dict[str, Any]) -> str:
     elif item["type"] in ("missing_argument", "missing", "missing_keyword_only_argument"):
         return f"{_dotted(location)} is missing"
     elif item["type"] == "literal_error":
-        message += _nearest(str(value), [name.strip("' ") for name in context["expected"].replace(" or ", ", ").split(",")])
+        message += _nearest(
+            str(value), [name.strip("' ") for name in context["expected"].replace(" or ", ", ").split(",")]
+        )
     return f"{_dotted(location)} = {_show(value)}: {message}"
 
 
 def _locate(raw: Any, loc: Sequence[str | int]) -> tuple[tuple[str | int, ...], Any]:
     """Drop the union tags that pydantic puts into a location; also the value found there, if any."""
     kept: list[str | int] = []
-    value = raw
+    value: Any = raw
     for step in loc:
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+        if _holds(value, step):
             value = value[step]
         elif _is_tag(value, step) and step != loc[-1]:
             continue
@@ -152,6 +152,12 @@ def _locate(raw: Any, loc: Sequence[str | int]) -> tuple[tuple[str | int, ...], 
             value = None
         kept.append(step)
     return tuple(kept), value
+
+
+def _holds(value: Any, step: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(step, int) and step < len(value)
+    return isinstance(value, dict) and step in value
 
 
 def _is_tag(value: Any, step: str | int) -> bool:
@@ -175,10 +181,10 @@ def _fields_of(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str]:
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any], step: str | int, value: Any) -> dict[str, Any]:
-    """The schema below ``step``: references followed, and of several alternatives the one that fits the value's name."""
+    """The schema below ``step``, references followed; of several alternatives the one that fits the value."""
     child = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
     options = child.get("oneOf") or child.get("anyOf") or [child]
-    followed = [schema["$defs"][option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options]
+    followed: list[dict[str, Any]] = [schema["$defs"][option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options]
     fitting = [option for option in followed if _fits(option, value)]
     return (fitting or followed)[0]
 

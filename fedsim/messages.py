@@ -110,7 +110,7 @@ def pack_reply(reply: TrainReply, to: Message) -> Message:
 
 
 def unpack_reply(message: Message, size: int, clients: int) -> TrainReply:
-    """The answer in a message, for a model of ``size`` parameters and a job of ``clients``; raises ``MalformedMessage``."""
+    """The answer to a job of ``clients`` for a model of ``size`` parameters; raises ``MalformedMessage``."""
     try:
         content = message.content
         total = _array(content.array_records["arrays"], "total", np.float64)
@@ -120,7 +120,9 @@ def unpack_reply(message: Message, size: int, clients: int) -> TrainReply:
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not a train reply: {error}") from error
     if total.shape != (size,) or not np.isfinite(total).all():
-        raise MalformedMessage(f"the sum has shape {total.shape} or is not finite; {(size,)} finite values are expected")
+        raise MalformedMessage(
+            f"the sum has shape {total.shape} or is not finite; {(size,)} finite values are expected"
+        )
     if not (0 <= weight < np.inf and trained == clients and 0 <= invalid <= clients):
         raise MalformedMessage(f"weight {weight}, clients {trained} or invalid {invalid} is impossible for {clients}")
     return TrainReply(total, weight, int(trained), int(invalid), events)

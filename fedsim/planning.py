@@ -15,7 +15,7 @@ from fedsim.privacy.events import Composition, Event, Relation, Sampling, compos
 
 @dataclass(frozen=True)
 class Question:
-    """``steps`` releases at sampling ``rate``; the answer is epsilon at ``delta`` for a noise, or the noise for an epsilon."""
+    """``steps`` releases at sampling ``rate``: what epsilon at ``delta`` for a noise, or what noise for an epsilon."""
 
     steps: int
     delta: float
@@ -101,7 +101,7 @@ def _epsilon(question: Question, noise: float) -> dict[str, Any]:
 
 
 def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What a scenario will spend if it runs to the end: per unit the epsilon of a client that takes part every time it may."""
+    """What a scenario will spend: per unit, the epsilon of a client that takes part every time it may."""
     from fedsim.federation import build_federation
     from fedsim.loading import load_scenario
     from fedsim.privacy.ledger import max_epsilon

@@ -51,7 +51,9 @@ class RunDirectory:
             path.mkdir(parents=True)
             (path / "checkpoint").mkdir()
         except FileExistsError as error:
-            raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.") from error
+            raise BadInput(
+                f"The run directory {path} exists already; name another, or use --resume to go on."
+            ) from error
         except OSError as error:
             raise BadInput(f"The run directory {path} cannot be made: {error.strerror}.") from error
         run = cls(path)

@@ -128,7 +128,7 @@ def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result
         on_ready(session.federation)
     host(session.federation)
     grid = InProcessGrid(client_app)
-    grid.session = session  # type: ignore[attr-defined]
+    grid.session = session
     config = {"scenario": session.federation.scenario.name}
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
     setup = time.perf_counter() - began

@@ -56,7 +56,7 @@ class Session:
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Flower's entry. Our engines bring the session on the grid; under ``flwr run`` it is opened from the run's config."""
+    """Flower's entry. Our engines bring the session on the grid; under ``flwr run`` the run's config names it."""
     session = getattr(grid, "session", None)
     if session is not None:
         run_rounds(session, grid)
@@ -79,7 +79,9 @@ def run_rounds(session: Session, grid: Grid) -> None:
         update = release(federation, total, round_)
         server.step(update)
         if not torch.isfinite(server.params).all():
-            raise FedsimError(f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate.")
+            raise FedsimError(
+                f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
+            )
         session.participations[cohort] += 1
         session.progress.invalid_updates += invalid
         finish_round(session, round_, cohort, dropped, started)
@@ -109,7 +111,11 @@ def draw_cohort(session: Session, round_: int) -> Ids:
 
 def _able(session: Session, plan: ExamplePlan, clients: Ids) -> Ids:
     """The clients that can pay for one more round."""
-    able = [charge.clients[session.ledger.affordable(charge)] for charge in plan.charges(clients) if charge.clients is not None]
+    able = [
+        charge.clients[session.ledger.affordable(charge)]
+        for charge in plan.charges(clients)
+        if charge.clients is not None
+    ]
     return np.sort(np.concatenate(able)) if able else clients
 
 
@@ -143,7 +149,9 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> tuple[
             failure = str(error)
             continue
         if reply.events != _charged_events(federation, job.clients):
-            raise FedsimError("A node's privacy noise does not match what the ledger was charged for it; the run stops.")
+            raise FedsimError(
+                "A node's privacy noise does not match what the ledger was charged for it; the run stops."
+            )
         total.add_sum(torch.from_numpy(reply.total).to(federation.device), reply.weight, reply.clients)
         answered, invalid = answered + reply.clients, invalid + reply.invalid
     asked = sum(len(job.clients) for job in jobs.values())
@@ -168,7 +176,7 @@ def _charged_events(federation: Federation, clients: Ids) -> Counter[Event]:
 
 
 def release(federation: Federation, total: WeightedSum, round_: int) -> Tensor:
-    """The round's update: with client-level privacy noised once and divided by the public expected weight, else the mean."""
+    """The round's update: under client-level privacy noised, over the public expected weight; else the mean."""
     plan = federation.plan.client
     if plan is None:
         return total.total / total.weight if total.weight else total.total

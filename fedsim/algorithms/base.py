@@ -16,7 +16,7 @@ from fedsim.settings import Count, Positive, section
 @section
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
-    """Local steps: ``epochs`` over the client's records, or exactly ``steps``; any element-wise ``torch.optim`` by name."""
+    """``epochs`` over the client's records, or exactly ``steps``; any element-wise ``torch.optim`` by name."""
 
     epochs: Count = 1
     steps: Count | None = None
@@ -53,4 +53,4 @@ class Algorithm(ABC):
         weights: Float[Tensor, "clients params"],
         start: Float[Tensor, " params"],
     ) -> Float[Tensor, "clients params"]:
-        """The direction the local optimizer steps against, from the gradient, the clients' weights and the round's start."""
+        """What the local optimizer steps against, from the gradient, the weights and the round's start."""

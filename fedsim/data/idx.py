@@ -31,17 +31,19 @@ class Mnist:
 
     def load(self, seed: int) -> Dataset:
         """Images ``[n, 1, 28, 28]`` scaled by public constants, in the published split (the seed is not used)."""
-        names = [f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")]
+        names = [
+            f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+        ]
         files = find_files("mnist", self.path, names, "yann.lecun.com/exdb/mnist")
         train_x, train_y, test_x, test_y = (read_idx(file) for file in files)
-        return Dataset(
-            _examples(train_x, train_y), _examples(test_x, test_y), tuple(str(digit) for digit in range(10))
-        )
+        return Dataset(_examples(train_x, train_y), _examples(test_x, test_y), tuple(str(digit) for digit in range(10)))
 
 
 def _examples(images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Examples:
     if images.ndim != 3 or labels.ndim != 1:
-        raise BadInput(f"The IDX files hold arrays of {images.ndim} and {labels.ndim} dimensions; 3 and 1 are expected.")
+        raise BadInput(
+            f"The IDX files hold arrays of {images.ndim} and {labels.ndim} dimensions; 3 and 1 are expected."
+        )
     features = images.astype(np.float32)
     features -= 255 * MEAN
     features /= 255 * STANDARD_DEVIATION

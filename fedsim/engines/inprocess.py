@@ -14,14 +14,12 @@ NODE = 1
 CLIENT_ERROR = 1
 
 
-class InProcessGrid(Grid):  # type: ignore[misc]  # flwr is not checked
+class InProcessGrid(Grid):
     """Delivers messages to a ClientApp in this process; an exception in it becomes a Flower error reply."""
 
     def __init__(self, client_app: ClientApp) -> None:
         self._app = client_app
-        self._context = Context(
-            run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config={"scenario": ""}
-        )
+        self._context = Context(run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config={"scenario": ""})
         self._replies: dict[str, Message] = {}
         self._sent = 0
 

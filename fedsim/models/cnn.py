@@ -41,9 +41,11 @@ class Cnn:
     initialisation: Initialisation = "default"
 
     def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
-        """A module from ``[batch, channels, height, width]`` to ``[batch, outputs]``; raises ``BadInput`` if it does not fit."""
+        """From ``[batch, channels, height, width]`` to ``[batch, outputs]``; raises ``BadInput`` if it does not fit."""
         if len(shape) != 3:
-            raise BadInput(f'model.name = "cnn" needs images [channels, height, width]; an example here is {list(shape)}.')
+            raise BadInput(
+                f'model.name = "cnn" needs images [channels, height, width]; an example here is {list(shape)}.'
+            )
         layers: list[nn.Module] = []
         channels = shape[0]
         for conv in self.convolutions:

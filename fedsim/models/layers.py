@@ -19,7 +19,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Dropout(nn.Module):
-    """Dropout (Srivastava et al. 2014) with the mask given from outside: a trainer draws it from the client's stream."""
+    """Dropout (Srivastava et al. 2014) with its mask from outside: a trainer draws it from the client's stream."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

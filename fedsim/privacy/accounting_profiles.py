@@ -97,9 +97,9 @@ def _sampled(loss: float, rate: float) -> float:
 def loss_range(direction: Direction, shift: float, rate: float) -> tuple[float, float]:
     """The losses to keep: what is above counts as infinite, what is below as the smallest (both pessimistic)."""
     if direction == "remove":
-        return _sampled(-shift**2 / 2 - _BOTTOM * shift, rate), _sampled(shift**2 / 2 + _TOP * shift, rate)
+        return _sampled(-(shift**2) / 2 - _BOTTOM * shift, rate), _sampled(shift**2 / 2 + _TOP * shift, rate)
     if direction == "add":
-        return -_sampled(-(shift**2) / 2 + _BOTTOM * shift, rate), -_sampled(-shift**2 / 2 - _TOP * shift, rate)
+        return -_sampled(-(shift**2) / 2 + _BOTTOM * shift, rate), -_sampled(-(shift**2) / 2 - _TOP * shift, rate)
     if direction == "fixed":
         top = _sampled(2 * shift**2 + _TOP * 2 * shift, rate)
         return -top, top

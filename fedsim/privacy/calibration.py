@@ -85,7 +85,7 @@ def calibrate_noise(
 
 
 def max_steps(event: Event, target_epsilon: float, delta: float) -> int:
-    """Largest count of ``event`` with epsilon <= target_epsilon; 0 if there is none, UNLIMITED (2^31) if all have it."""
+    """Largest count of ``event`` with epsilon <= target_epsilon; 0 if there is none, UNLIMITED if all have."""
     check_delta(delta)
 
     def last(bound: Callable[[Composition, float], float], low: int) -> int:

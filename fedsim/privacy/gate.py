@@ -8,7 +8,7 @@ from fedsim.errors import BadInput
 
 
 def check_model(module: nn.Module, example_privacy: bool) -> None:
-    """Raise ``BadInput`` for layers that keep running statistics or, under example-level privacy, couple or store records."""
+    """Raise ``BadInput`` for layers with running statistics or, under DP-SGD, that couple or store records."""
     for name, layer in module.named_modules():
         where = f"layer {name!r} ({type(layer).__name__})"
         if example_privacy and isinstance(layer, nn.modules.batchnorm._BatchNorm):

@@ -164,7 +164,7 @@ class Ledger:
         return np.array(fits, bool)[group]
 
     def spent(self, unit: Unit, delta: float) -> float:
-        """The largest epsilon of any client at ``delta``: exact, but computed only for clients that can be the largest."""
+        """The largest epsilon of any client at ``delta``; computed only for clients that can be the largest."""
         balance = self._balances[unit]
         compositions = [balance.compositions[state] for state in np.unique(balance.state)]
         return max_epsilon(compositions, delta)
@@ -183,7 +183,7 @@ class Ledger:
     def composition(self, unit: Unit, client: int) -> Composition:
         """All events charged to one client."""
         balance = self._balances[unit]
-        return balance.compositions[balance.state[client]]
+        return balance.compositions[int(balance.state[client])]
 
 
 class _Transaction:

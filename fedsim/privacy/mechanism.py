@@ -1,4 +1,4 @@
-"""The Gaussian mechanism: the one function that draws privacy noise, and with it the event that the ledger must hold."""
+"""The Gaussian mechanism: the one function that draws privacy noise, and with it the event for the ledger."""
 
 from __future__ import annotations
 

@@ -157,9 +157,7 @@ def _participations(scenario: Scenario, clients: int) -> int:
     return max(1, int(binom.ppf(PARTICIPATION_QUANTILE, scenario.rounds, probability)))
 
 
-def _noise(
-    settings: ExamplePrivacy, rates: NDArray[np.float64], counts: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def _noise(settings: ExamplePrivacy, rates: NDArray[np.float64], counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Each client's noise multiplier: the common one, or the smallest that keeps ``counts`` steps within the target."""
     if settings.noise_multiplier is not None:
         return np.full(len(rates), settings.noise_multiplier)

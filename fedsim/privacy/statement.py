@@ -102,7 +102,9 @@ def _range(values: list[Any]) -> Any:
 def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
     settings = federation.scenario.privacy.example
     assert settings is not None
-    assumptions = ["Each record is held by one client. A person with records at several clients is not covered as a whole."]
+    assumptions = [
+        "Each record is held by one client. A person with records at several clients is not covered as a whole."
+    ]
     if settings.sampling_rate is None:
         assumptions.append(
             "How many records each client holds (n_i) is treated as public: it sets the rate batch_size / n_i and "
@@ -158,7 +160,7 @@ def outside(federation: Federation) -> list[str]:
     if federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")
     if federation.plan.client is not None:
-        lines.append("The size of each round's cohort, and this record of the simulation itself, are for the experimenter only.")
+        lines.append(
+            "The size of each round's cohort, and this record of the simulation itself, are for the experimenter only."
+        )
     return lines
-
-

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.report import plain
 from fedsim.report.canvas import BLUE, MUTED, ORANGE, SKY, VERMILLION, Panel, draw
-from fedsim.report.headline import is_share, metric_text
+from fedsim.report.headline import is_share, metric_text, metric_title
 from fedsim.report.inputs import Json
 from fedsim.report.statement import Entry
 
@@ -50,8 +50,8 @@ def _metric(index: int, name: str, points: Points) -> Panel:
     share = is_share(name)
     factor = 100 if share else 1
     own = "mean per test record" if name == "loss" else "in the metric's own unit"
-    label = f"{_heading(name)} ({'% of test records' if share else own})"
-    caption = f"{_heading(name)} on the test records: {_from_to(name, points)}."
+    label = f"{metric_title(name)} ({'% of test records' if share else own})"
+    caption = f"{metric_title(name)} on the test records: {_from_to(name, points)}."
 
     def paint(_: "Figure", axes: "Axes") -> None:
         _line(axes, [(at, factor * value) for at, value in points], BLUE, "o")
@@ -59,11 +59,7 @@ def _metric(index: int, name: str, points: Points) -> Panel:
         if share:
             axes.set_ylim(0, 102)
 
-    return draw(f"metric-{index}", f"{_heading(name)} over the rounds", caption, paint)
-
-
-def _heading(name: str) -> str:
-    return name[:1].upper() + name[1:].replace("_", " ")
+    return draw(f"metric-{index}", f"{metric_title(name)} over the rounds", caption, paint)
 
 
 def _from_to(name: str, points: Points) -> str:
@@ -80,7 +76,7 @@ def epsilon_panel(rounds: Sequence[Json], privacy: Sequence[Entry]) -> Panel | N
         return None
     limits = {str(entry.get("unit")): _limits(entry) for entry in privacy if entry.get("unit") in spent}
     ends = [f"{plain.epsilon(points[-1][1])} for {UNIT_NAMES[unit]}" for unit, points in spent.items()]
-    dashed = " Dashed: the limit set beforehand." if any(limits.values()) else ""
+    dashed = " Dashed or dotted: the limits set beforehand." if any(limits.values()) else ""
     caption = f"Privacy spent up to each round; it only ever grows. At the end ε is {plain.listing(ends)}.{dashed}"
 
     def paint(figure: "Figure", axes: "Axes") -> None:
@@ -88,7 +84,8 @@ def epsilon_panel(rounds: Sequence[Json], privacy: Sequence[Entry]) -> Panel | N
             colour, marker = UNIT_LOOK[unit]
             _line(axes, points, colour, marker, f"spent, {UNIT_NAMES[unit]}")
             for name, limit in limits.get(unit, {}).items():
-                axes.axhline(limit, color=colour, linestyle="--", linewidth=1.3, label=f"{name}, {UNIT_NAMES[unit]}")
+                dash = "--" if name == "target" else ":"
+                axes.axhline(limit, color=colour, linestyle=dash, linewidth=1.3, label=f"{name}, {UNIT_NAMES[unit]}")
         axes.set_ylabel("ε spent so far (no unit)")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside upper left", ncols=2)
@@ -163,6 +160,6 @@ def _line(axes: "Axes", points: Points, colour: str, marker: str, name: str = ""
     dots = marker if len(drawn) <= 40 else ""
     axes.plot(*zip(*drawn, strict=True), color=colour, marker=dots, markersize=3.5, linewidth=width, label=name)
     axes.set_xlabel("Round (number)")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
     if len(points) == 1:
         axes.set_xlim(points[0][0] - 1, points[0][0] + 1)

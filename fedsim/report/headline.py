@@ -40,6 +40,12 @@ def metric_text(name: str, value: float) -> str:
     return plain.percent(value) if is_share(name) else plain.quantity(value)
 
 
+def metric_title(name: str) -> str:
+    """How a metric is called in the report: "Accuracy", "Loss", "MSE", "Balanced accuracy"."""
+    short = len(name) <= 4 and name != "loss"
+    return name.upper() if short else (name[:1].upper() + name[1:]).replace("_", " ")
+
+
 def final_metric(metrics: Json) -> tuple[str, float] | None:
     """The metric a reader asks for first: accuracy, else the task's own, else the loss."""
     known = {name: size for name, value in metrics.items() if (size := plain.finite(value)) is not None}
@@ -81,7 +87,7 @@ def _quality(summary: Json) -> str:
     name, value = best
     if name == "accuracy":
         return f"The final model gives the right answer on {plain.percent(value)} of {on}."
-    return f"On {on}, the final model's {name} is {metric_text(name, value)}."
+    return f"On {on}, the final model reaches this value of “{metric_title(name)}”: {metric_text(name, value)}."
 
 
 def _privacy(privacy: list[Entry]) -> list[str]:
@@ -113,7 +119,7 @@ def _quality_tile(summary: Json) -> Tile:
     if best is None:
         return Tile("Quality", "—", "not measured")
     note = f"on {plain.plural(tested, 'test record')}" if tested else "on test records"
-    return Tile(f"Final {best[0]}", metric_text(*best), note)
+    return Tile(metric_title(best[0]), metric_text(*best), note)
 
 
 def _epsilon_tile(privacy: list[Entry], unit: str) -> Tile:

@@ -1,5 +1,6 @@
 """The figures over clients: how much they hold, of which classes, how often they took part, what privacy they spent."""
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,8 @@ def _histogram(key: str, texts: tuple[str, str, str], bins: Any, colour: str) ->
     def paint(_: "Figure", axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator
 
-        axes.bar(edges[:-1], counts, _widths(edges), align="edge", color=colour, edgecolor="white", linewidth=0.8)
+        widths = [high - low for low, high in pairwise(edges)]
+        axes.bar(edges[:-1], counts, widths, align="edge", color=colour, edgecolor="white", linewidth=0.8)
         axes.set_xlabel(texts[2])
         axes.set_ylabel("Clients (number)")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
@@ -68,12 +70,14 @@ def _bins(bins: Any) -> tuple[list[float], list[float]]:
     edges, counts = ([plain.finite(value) for value in bins.get(key) or []] for key in ("edges", "counts"))
     if len(edges) != len(counts) + 1 or None in edges or None in counts:
         return [], []
-    return [edge for edge in edges if edge is not None], [count for count in counts if count is not None]
+    return _apart([edge for edge in edges if edge is not None]), [count for count in counts if count is not None]
 
 
-def _widths(edges: list[float]) -> list[float]:
-    """The widths of the bars; a sliver where all values are the same and the edges coincide."""
-    return [max(high - low, 1e-3 * max(abs(low), 1.0)) for low, high in pairwise(edges)]
+def _apart(edges: list[float]) -> list[float]:
+    """The edges, or bins of width 1 around the one value at which they all lie."""
+    if edges and edges[0] == edges[-1]:
+        return [edges[0] + index - (len(edges) - 1) / 2 for index in range(len(edges))]
+    return edges
 
 
 def labels_panel(clients: Json) -> Panel | None:
@@ -81,7 +85,7 @@ def labels_panel(clients: Json) -> Panel | None:
     labels = clients.get("labels") or {}
     names = [_short(name) for name in labels.get("classes") or []]
     rows = [[plain.finite(value) or 0.0 for value in row] for row in (labels.get("counts") or [])[:MOST_CLIENTS]]
-    ids = [str(client) for client in (labels.get("clients") or range(len(rows)))][: len(rows)]
+    ids = [_short(client) for client in (labels.get("clients") or range(len(rows)))][: len(rows)]
     if not names or not any(map(sum, rows)) or any(len(row) != len(names) for row in rows) or len(ids) != len(rows):
         return None
     shares = [[100 * value / (sum(row) or 1) for value in row] for row in rows]
@@ -108,8 +112,9 @@ def _heatmap(figure: "Figure", axes: "Axes", shares: list[list[float]]) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("share", ["#f3f6f8", "#7db8dc", BLUE, "#062f4a"])
-    image = axes.imshow(shares, cmap=colours, vmin=0, vmax=100, aspect="auto", interpolation="none")
-    bar = figure.colorbar(image, ax=axes, location="top", aspect=40, ticks=[0, 25, 50, 75, 100])
+    darkest = 10 * math.ceil(max(map(max, shares)) / 10)
+    image = axes.imshow(shares, cmap=colours, vmin=0, vmax=darkest, aspect="auto", interpolation="none")
+    bar = figure.colorbar(image, ax=axes, location="top", aspect=40)
     bar.set_label("Share of the client’s records (%)")
     bar.outline.set_visible(False)
     axes.grid(visible=False)
@@ -123,7 +128,7 @@ def _name_ticks(axes: "Axes", names: list[str], ids: list[str]) -> None:
     axes.set_yticks(range(0, len(ids), down), ids[::down])
     axes.tick_params(length=0, labelsize=8)
     axes.set_xlabel("Class (name)")
-    axes.set_ylabel("Client (number)")
+    axes.set_ylabel("Client (id)")
 
 
 def _upright(names: list[str]) -> bool:

@@ -27,7 +27,9 @@ class Classification:
     @classmethod
     def of(cls, data: Dataset, device: torch.device) -> Classification:
         """Training examples as tensors; on the CPU they share the data set's memory."""
-        return cls(data, torch.from_numpy(data.train.features).to(device), torch.from_numpy(data.train.labels).to(device))
+        return cls(
+            data, torch.from_numpy(data.train.features).to(device), torch.from_numpy(data.train.labels).to(device)
+        )
 
     @property
     def outputs(self) -> int:

@@ -125,5 +125,3 @@ def _optimizer(wrapped: GradSampleModule, work: ClientWork) -> _NanSafeOptimizer
         max_grad_norm=work.mechanism.clip_norm,
         expected_batch_size=work.denominator,
     )
-
-

@@ -65,7 +65,7 @@ def make_batch(
 ) -> Batch:
     """Gather step number ``step`` of several clients and draw their dropout masks (``shapes`` without the batch)."""
     batches = [work.batches[step] for work in works]
-    longest = max(1, max(len(batch) for batch in batches))
+    longest = max([1, *(len(batch) for batch in batches)])
     index = np.zeros((len(works), longest), np.int64)
     mask = np.zeros((len(works), longest), bool)
     for row, batch in enumerate(batches):
