@@ -184,7 +184,10 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any], step: str | int, valu
     """The schema below ``step``, references followed; of several alternatives the one that fits the value."""
     child = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
     options = child.get("oneOf") or child.get("anyOf") or [child]
-    followed: list[dict[str, Any]] = [schema["$defs"][option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options]
+    definitions = schema["$defs"]
+    followed: list[dict[str, Any]] = [
+        definitions[option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options
+    ]
     fitting = [option for option in followed if _fits(option, value)]
     return (fitting or followed)[0]
 

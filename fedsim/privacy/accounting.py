@@ -9,7 +9,7 @@ from functools import lru_cache
 from fedsim.privacy.accounting_export import to_dp_event, to_json
 from fedsim.privacy.accounting_pld import Mechanism, Steps, pld_epsilon
 from fedsim.privacy.accounting_prv import EPSILON_ERROR, prv_epsilon
-from fedsim.privacy.accounting_rdp import rdp_epsilon, sensitivity
+from fedsim.privacy.accounting_rdp import capped, rdp_epsilon, sensitivity
 from fedsim.privacy.events import Composition, Event
 
 __all__ = [
@@ -92,23 +92,24 @@ def rough_epsilon(composition: Composition, delta: float, coarseness: float = 1.
     """An upper bound like ``epsilon``, its error ``coarseness`` squared times as large, for searches; not cached."""
     check_delta(delta)
     _check_events(composition)
-    live = tuple((event, count) for event, count in composition if event.rate > 0 and count > 0)
+    live = tuple(
+        (capped(event), count)
+        for event, count in composition
+        if event.rate > 0 and count > 0 and event.noise_multiplier < math.inf
+    )
     if not live:
         return 0.0
     if any(event.noise_multiplier == 0 for event, _ in live):
         return math.inf
     steps = _steps(live)
-    if not steps:  # noise so large that its precision is zero in a double
-        return 0.0
     if len(steps) == 1 and steps[0][0].kind == "gaussian":
         return _gaussian_epsilon(steps[0][0].shift, delta)
-    guess = rdp_epsilon(live, delta)
-    return pld_epsilon(steps, delta, guess, coarseness) if guess > 0 else 0.0
+    return pld_epsilon(steps, delta, rdp_epsilon(live, delta), coarseness)
 
 
 @lru_cache(maxsize=65536)
 def epsilon(composition: Composition, delta: float) -> float:
-    """The reported epsilon at ``delta``: an upper bound, at most 1e-3 of itself too large, from privacy loss distributions.
+    """The reported epsilon at ``delta``: an upper bound from privacy loss distributions, within 1e-3 of itself.
 
     Exact (Balle and Wang 2018) where every unit takes part in every event. Sampling without replacement is the bound of
     Balle, Barthe and Gaboardi 2018. 0 for nothing, infinity where an event that samples anyone has no noise. It grows

@@ -23,10 +23,11 @@ from fedsim.privacy.accounting_profiles import Direction, loss_range, profile
 Floats = npt.NDArray[np.float64]
 
 _CHAINS = 8
-_TILTS: Floats = np.exp2(np.arange(-10, 15, 1 / _CHAINS))  # fine: log moments of a sub-sampled step have a kink
+_TILTS: Floats = np.exp2(np.arange(-10, 20, 1 / _CHAINS))  # fine: log moments of a sub-sampled step have a kink
 _WINDOW_MASS = 1e-10  # tilted mass that may fall outside the window; it is counted, never dropped
 _STEP_POINTS, _WINDOW_POINTS = 1 << 19, 1 << 22  # largest grids: 4 MB a step, about 200 MB while composing
 _NEGLIGIBLE = 1e-150  # smaller weights are left out: their squares are subnormal, which is slow
+_SMALLEST_SCALE = 2e-4  # below it the error is up to about 3e-5 absolute; a finer interval would drown in rounding
 _DELTA_SLACK = 1e-7  # relative to delta: what is given away for rounding (below 1e-9) and for a shorter tail
 
 
@@ -92,19 +93,24 @@ def _one_step(mechanism: Mechanism, direction: Direction, interval: float) -> _G
     return _Grid(first, masses, float(deltas[-1]), interval, _log_moments(masses, top, interval))
 
 
-def _window(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> tuple[float, float, float, float]:
-    """Choose the tilt, and bound where all but _WINDOW_MASS of the tilted sum lies (Chernoff on either side)."""
-    totals = sum((count * grid.log_moments for grid, count in zip(grids, counts, strict=True)), np.zeros_like(_TILTS))
-    chosen = int(np.argmin((totals - math.log(delta)) / _TILTS))
+def _window(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> tuple[float, float, float, bool]:
+    """Choose the tilt, and bound where all but _WINDOW_MASS of the tilted sum lies (Chernoff on either side).
+
+    Returns the tilt, the lowest and the highest loss of the window, and whether no loss lies above it.
+    """
+    pairs = list(zip(grids, counts, strict=True))
+    totals = sum((count * grid.log_moments for grid, count in pairs), np.zeros_like(_TILTS))
+    bounds = (totals - math.log(delta)) / _TILTS
+    chosen = int(np.argmin(bounds))
     tilt, moment, slack = _TILTS[chosen], totals[chosen], -math.log(_WINDOW_MASS)
     tilts, moments = np.append(0.0, _TILTS), np.append(0.0, totals)
     above, below = tilts > tilt, tilts < tilt
     low = np.max((moment - moments[below] - slack) / (tilt - tilts[below]))
     high = np.min((moments[above] - moment + slack) / (tilts[above] - tilt), initial=math.inf)
-    pairs = list(zip(grids, counts, strict=True))
+    high = max(float(high), float(bounds[chosen]))  # beyond the Chernoff bound, what is missed weighs little in delta
     least = sum(count * grid.first * grid.interval for grid, count in pairs)
     most = sum(count * (grid.first + len(grid.masses) - 1) * grid.interval for grid, count in pairs)
-    return float(tilt), float(moment), max(float(low), least), min(float(high), most)
+    return float(tilt), max(float(low), least), min(high, most), high >= most
 
 
 def _tilted_sum(grids: Sequence[_Grid], counts: Sequence[int], tilt: float, points: int) -> tuple[Floats, float]:
@@ -147,7 +153,7 @@ def _compose(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> flo
     from scipy.fft import next_fast_len
 
     interval = grids[0].interval
-    tilt, _, low, high = _window(grids, counts, delta)
+    tilt, low, high, complete = _window(grids, counts, delta)
     if (high - low) / interval > _WINDOW_POINTS - 4:
         return None
     start = math.floor(low / interval) - 1
@@ -160,8 +166,8 @@ def _compose(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> flo
     density = np.roll(density, -(start % points))[first - start :]
     masses = density * np.exp(np.minimum(log_total - tilt * losses, 700.0))
     missed = sum(count * grid.infinity for grid, count in zip(grids, counts, strict=True))
-    # What lies above the window has at most this much untilted mass: it counts as an infinite loss.
-    missed += _WINDOW_MASS * math.exp(min(log_total - tilt * float(losses[-1]), 0.0))
+    if not complete:  # what lies above the window has at most this much untilted mass: it counts as an infinite loss
+        missed += _WINDOW_MASS * math.exp(min(log_total - tilt * float(losses[-1]), 0.0))
     target = delta * (1 - _DELTA_SLACK) - missed
     return math.inf if target <= 0 else max(0.0, _smallest_epsilon(losses, masses, target))
 
@@ -193,19 +199,22 @@ def _interval(epsilon: float, count: int) -> float:
 
 
 def pld_epsilon(steps: Steps, delta: float, guess: float, coarseness: float = 1.0) -> float:
-    """Upper bound on epsilon of a composition of steps of one relation; ``guess`` is any finite upper bound on it.
+    """Upper bound on epsilon of a composition of steps of one relation.
 
-    ``coarseness`` widens the loss interval: the error grows with its square, the cost shrinks in proportion.
+    ``guess`` (finite) only chooses the first loss interval: the result owes nothing to it, so that the accountant that
+    made the guess remains an independent check. ``coarseness`` widens the interval: the error grows with its square,
+    the cost shrinks in proportion.
     """
-    count, best, interval = sum(count for _, count in steps), guess, math.inf
-    while coarseness * _interval(best, count) < interval:
-        interval = coarseness * _interval(best, count)
-        value = _at_interval(steps, delta, interval)
+    count, scale, interval = sum(count for _, count in steps), max(guess, _SMALLEST_SCALE), math.inf
+    value: float | None = None
+    while value is None or (_SMALLEST_SCALE < value < 0.6 * scale):
+        # A guess far too large chose an interval far too wide: refine with the better value.
+        scale = scale if value is None else value
+        wanted = coarseness * _interval(scale, count)
+        if value is not None and wanted >= interval:
+            break
+        interval, value = wanted, _at_interval(steps, delta, wanted)
         while value is None:
             interval *= 2
             value = _at_interval(steps, delta, interval)
-        # A guess far too large chose an interval far too wide: refine with the better value.
-        if value > 0.6 * best or value < 1e-6:
-            return min(best, value)
-        best = value
-    return best
+    return value

@@ -10,7 +10,7 @@ from fedsim.privacy.events import Composition
 
 EPSILON_ERROR = 0.01
 _LARGEST_EPSILON = 50.0
-_LARGEST_GRID = 1_500_000  # points summed over events; about 1 s and 300 MB
+_LARGEST_GRID = 1_500_000  # points summed over events; about 1 s and 500 MB
 
 
 def _grid_points(composition: Composition, delta: float) -> float:

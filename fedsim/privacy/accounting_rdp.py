@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -17,12 +18,18 @@ _FRACTIONS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75)
 _INTEGERS = (*range(2, 17), 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 ORDERS: Floats = np.array(_FRACTIONS + _INTEGERS)
 
+_LARGEST_NOISE = 1e7
 _LARGEST_EXPONENT = 2e4  # an order whose divergence exceeds this never gives the best epsilon
 
 
 def sensitivity(event: Event) -> float:
     """Distance, in clip norms, by which one unit moves the sum: 2 when it is replaced, else 1."""
     return 2.0 if event.relation == "replace-one" else 1.0
+
+
+def capped(event: Event) -> Event:
+    """The event with no more noise than a double can account for (less noise is an upper bound)."""
+    return event if event.noise_multiplier <= _LARGEST_NOISE else replace(event, noise_multiplier=_LARGEST_NOISE)
 
 
 def _quadrature(event: Event, order: float) -> float:
@@ -48,8 +55,8 @@ def _quadrature(event: Event, order: float) -> float:
     return max(total, 0.0) / (order - 1)
 
 
-def _library(event: Event) -> Floats:
-    """dp-accounting's curve at every order (sampling without replacement) or at the integers (Poisson)."""
+def _library(event: Event, orders: Floats) -> Floats:
+    """dp-accounting's curve of one step that samples without replacement, or by Poisson sampling (add-remove)."""
     import dp_accounting
 
     relation = dp_accounting.NeighboringRelation
@@ -59,30 +66,33 @@ def _library(event: Event) -> Floats:
         share = Fraction(event.rate).limit_denominator(10**9)
         base = dp_accounting.GaussianDpEvent(float(event.noise_multiplier) / 2)
         step = dp_accounting.SampledWithoutReplacementDpEvent(share.denominator, share.numerator, base)
-        accountant = dp_accounting.rdp.RdpAccountant(ORDERS, relation.REPLACE_ONE)
+        accountant = dp_accounting.rdp.RdpAccountant(orders, relation.REPLACE_ONE)
     else:
         base = dp_accounting.GaussianDpEvent(float(event.noise_multiplier))
         step = dp_accounting.PoissonSampledDpEvent(float(event.rate), base)
-        accountant = dp_accounting.rdp.RdpAccountant(np.array(_INTEGERS), relation.ADD_OR_REMOVE_ONE)
+        accountant = dp_accounting.rdp.RdpAccountant(orders, relation.ADD_OR_REMOVE_ONE)
     return np.asarray(accountant.compose(step).rdp, dtype=np.float64)
 
 
 @lru_cache(maxsize=4096)
 def _curve(event: Event) -> Floats:
     """Renyi divergence of one event at each of ORDERS, never above that of the unsampled Gaussian."""
-    if event.rate == 0:
+    if event.rate == 0 or event.noise_multiplier == math.inf:
         return np.zeros_like(ORDERS)
     if event.noise_multiplier == 0:
         return np.full_like(ORDERS, math.inf)
+    event = capped(event)
     unsampled = ORDERS * sensitivity(event) ** 2 / (2 * event.noise_multiplier**2)
     if event.rate == 1:
         return unsampled
     if event.sampling == "fixed":
-        curve = _library(event)
+        curve = np.full_like(ORDERS, math.inf)
+        cheap = (ORDERS <= 96) | (ORDERS > 256)  # dp-accounting's cost is quadratic up to 256, linear above
+        curve[cheap] = _library(event, ORDERS[cheap])
     elif event.relation == "replace-one":
         curve = np.array([_quadrature(event, order) for order in ORDERS])
     else:
-        curve = np.append([_quadrature(event, order) for order in _FRACTIONS], _library(event))
+        curve = np.append([_quadrature(event, order) for order in _FRACTIONS], _library(event, np.array(_INTEGERS)))
     return np.minimum(curve, unsampled)  # sub-sampling never hurts: the divergence is quasi-convex
 
 

@@ -72,6 +72,9 @@ def count(value: object) -> str:
 
 
 def plural(amount: object, noun: str) -> str:
+    """The amount with its noun: "1 client", "1,437 records"."""
+    if finite(amount) is None:
+        return f"an unrecorded number of {noun}s"
     return f"{count(amount)} {noun}" if amount == 1 else f"{count(amount)} {noun}s"
 
 

@@ -57,7 +57,7 @@ def _histogram(key: str, texts: tuple[str, str, str], bins: Any, colour: str) ->
         axes.set_xlabel(texts[2])
         axes.set_ylabel("Clients (number)")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=7))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=key != "epsilon-clients", min_n_ticks=1))
         axes.ticklabel_format(useOffset=False, style="plain")
         axes.grid(visible=False, axis="x")
 

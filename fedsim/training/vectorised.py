@@ -62,7 +62,10 @@ class VectorisedGradients(Gradients):
         return self._losses(flat, features[None], label[None], tuple(mask[None] for mask in masks))[0]
 
     def _losses(self, flat: Tensor, features: Tensor, labels: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
+        self.module.train()
         for layer, mask in zip(self.dropout_layers, masks, strict=True):
             layer.mask = mask
         outputs = functional_call(self.module, self.layout.views(flat), (features,))
+        for layer in self.dropout_layers:
+            layer.mask = None  # a traced tensor must not outlive the trace
         return self.task.losses(outputs, labels)

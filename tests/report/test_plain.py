@@ -44,7 +44,7 @@ def test_small_probabilities_are_written_out(value: Any, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.5, "50.0%"), (0.98192, "98.2%"), (0.9999, "99.99%"), (0.99993, "99.994%"), (1 - 1e-12, "practically 100%")],
+    [(0.5, "50.0%"), (0.98192, "98.2%"), (0.99985, "99.99%"), (0.999931, "99.994%"), (1 - 1e-12, "practically 100%")],
 )
 def test_probability_bounds_are_rounded_up_but_told_from_certainty(value: float, text: str) -> None:
     assert plain.percent_up(value) == text

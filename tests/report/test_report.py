@@ -13,7 +13,7 @@ import pytest
 
 from fedsim.report import build_report, plain
 
-from .example_runs import CLIENT, ENVIRONMENT, EXAMPLE, OUTSIDE, SCENARIO, MakeRun, rounds, summary, variants
+from .example_runs import CLIENT, ENVIRONMENT, EXAMPLE, OUTSIDE, SCENARIO, MakeRun, rounds, summary, variants, write_run
 
 VARIANTS = list(variants())
 NAMESPACES = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink")
@@ -53,9 +53,10 @@ class Page(HTMLParser):
         return sum(name == tag for name, _ in self.tags)
 
 
-@pytest.fixture(params=VARIANTS)
-def page(request: pytest.FixtureRequest, make_run: MakeRun) -> Page:
-    return Page(build_report(make_run(request.param)))
+@pytest.fixture(scope="module", params=VARIANTS)
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    run = write_run(tmp_path_factory.mktemp("runs") / request.param, variants()[request.param])
+    return Page(build_report(run))
 
 
 def test_the_page_loads_nothing(page: Page) -> None:

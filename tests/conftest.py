@@ -1,0 +1,67 @@
+"""Shared by all tests: one thread for torch, small federations, and the guard that no global generator is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from fedsim.federation import Federation, build_federation
+from fedsim.loading import parse_scenario
+
+SMALL = """
+seed = 3
+rounds = 3
+[data]
+source = "digits"
+[population]
+clients = 6
+partition = { kind = "dirichlet", alpha = 0.5, min_size = 3 }
+[model]
+name = "mlp"
+hidden = [8]
+[algorithm]
+name = "fedavg"
+local = { batch_size = 64, learning_rate = 0.2 }
+"""
+EXAMPLE_PRIVACY = """
+[privacy.example]
+clip_norm = 0.7
+noise_multiplier = 1.1
+delta = 1e-4
+"""
+CLIENT_PRIVACY = """
+[privacy.client]
+clip_norm = 0.4
+noise_multiplier = 1.2
+delta = 1e-2
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_global_randomness() -> Iterator[None]:
+    """Fails a test in which anything draws from a global generator of torch or NumPy.
+
+    Python's own is not watched, because the checker of array shapes (beartype) draws from it; fedsim never imports it.
+    """
+    before = (torch.get_rng_state(), np.random.get_state()[1].tobytes())  # noqa: NPY002
+    yield
+    assert torch.equal(torch.get_rng_state(), before[0]), "torch's global generator was used"
+    assert np.random.get_state()[1].tobytes() == before[1], "NumPy's global generator was used"  # noqa: NPY002
+
+
+@pytest.fixture
+def federation() -> Callable[..., Federation]:
+    """Builds a small federation: ``federation("rounds=2", text=SMALL + EXAMPLE_PRIVACY)``."""
+
+    def build(*overrides: str, text: str = SMALL) -> Federation:
+        return build_federation(parse_scenario(text, "small", overrides))
+
+    return build

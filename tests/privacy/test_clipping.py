@@ -1,0 +1,71 @@
+"""Clipping bounds every contribution, whatever the numbers are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsim.privacy.clipping import clip_rows, clipped_sums, row_norms
+
+values = st.floats(allow_nan=True, allow_infinity=True, width=32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(values, min_size=3, max_size=3), min_size=1, max_size=5), st.floats(1e-6, 1e6))
+def test_no_row_exceeds_the_clip_norm_and_small_rows_stay(rows, clip_norm):
+    rows = torch.tensor(rows, dtype=torch.float32)
+    clipped, bad = clip_rows(rows, clip_norm)
+    finite = torch.isfinite(rows).all(dim=1)
+    assert torch.isfinite(clipped).all()
+    assert (clipped.double().norm(dim=1) <= clip_norm).all()
+    assert bad == int((~finite).sum())
+    assert (clipped[~finite] == 0).all()
+    small = finite & (rows.double().norm(dim=1) <= clip_norm * 0.999)
+    assert torch.equal(clipped[small], rows[small])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4), st.floats(1e-3, 10))
+def test_the_direction_is_kept(row, clip_norm):
+    row = torch.tensor([row])
+    clipped, _ = clip_rows(row, clip_norm)
+    norm = float(row.double().norm())
+    expected = row.double() * (min(1.0, clip_norm / norm) if norm else 1.0)
+    torch.testing.assert_close(clipped.double(), expected, rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rows_whose_squares_overflow_are_clipped_not_dropped(dtype):
+    rows = torch.full((1, 4), 3e4, dtype=dtype)  # squares exceed the largest float16
+    clipped, bad = clip_rows(rows, 1.0)
+    assert bad == 0
+    assert float(clipped.double().norm()) == pytest.approx(1.0, rel=1e-2)
+
+
+def test_the_largest_float32_values_are_clipped_not_dropped():
+    clipped, bad = clip_rows(torch.full((1, 100), 3e38), 0.5)
+    assert bad == 0
+    assert float(clipped.double().norm()) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_sums_are_those_of_the_slow_loop_and_padding_does_not_count():
+    rng = np.random.default_rng(0)
+    gradients = torch.from_numpy(rng.normal(size=(3, 5, 7))).float()
+    mask = torch.from_numpy(rng.random((3, 5)) < 0.6)
+    gradients[~mask] = float("nan")
+    expected = torch.zeros(3, 7)
+    for client in range(3):
+        for example in range(5):
+            if mask[client, example]:
+                g = gradients[client, example]
+                expected[client] += g * min(1.0, 1.5 / float(g.norm()))
+    torch.testing.assert_close(clipped_sums(gradients, mask, 1.5), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_norms_are_accumulated_in_float64():
+    rows = torch.full((1, 1_000_000), 1e-4)
+    rows[0, 0] = 1e4
+    assert float(row_norms(rows)[0]) == pytest.approx(float(rows.double().norm()), rel=1e-12)

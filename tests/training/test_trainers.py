@@ -1,0 +1,183 @@
+"""Both trainers against each other, and against the slow obvious loop and stock Opacus."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from opacus import GradSampleModule
+from opacus.optimizers import DPOptimizer
+from torch import nn
+
+from fedsim.algorithms import ALGORITHMS
+from fedsim.client import client_work
+from fedsim.params import bind_vector, vector_of
+from fedsim.training import TRAINERS, train_block
+from tests.conftest import EXAMPLE_PRIVACY, SMALL
+
+OPTIMIZERS = {
+    "sgd": 'algorithm.local.optimizer="sgd"',
+    "momentum": "algorithm.local.options={momentum=0.9, nesterov=true, weight_decay=0.01}",
+    "adam": 'algorithm.local.optimizer="adam"',
+}
+MODELS = {
+    "mlp with dropout": 'model={name="mlp", hidden=[8], dropout=0.3, activation="tanh"}',
+    "cnn with dropout": 'model={name="cnn", convolutions=[{channels=3}], hidden=[6], dropout=0.2}',
+}
+
+
+def updates(federation, trainer, clients=range(6), round_=2):
+    gradients = TRAINERS[trainer](copy.deepcopy(federation.module), federation.task)
+    works = [client_work(federation, round_, client) for client in clients]
+    return train_block(gradients, federation.scenario.algorithm, federation.start, works), gradients
+
+
+@pytest.mark.parametrize("privacy", ["", EXAMPLE_PRIVACY], ids=["plain", "private"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("model", MODELS)
+def test_trainers_agree_for_the_same_draws(federation, privacy, algorithm, optimizer, model):
+    # Adam divides by a gradient's size, so one rounding of a tiny gradient shows larger there.
+    tolerance = 2e-3 if optimizer == "adam" else 2e-5
+    text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + privacy
+    made = federation(OPTIMIZERS[optimizer], MODELS[model], "algorithm.local.learning_rate=0.05", text=text)
+    fast, fast_gradients = updates(made, "vectorised")
+    slow, slow_gradients = updates(made, "opacus")
+    torch.testing.assert_close(fast, slow, rtol=1e-3, atol=tolerance)
+    assert fast_gradients.released == slow_gradients.released
+    assert fast.abs().max() > 1e-3
+
+
+def test_a_client_trains_the_same_in_any_block(federation):
+    made = federation(text=SMALL + EXAMPLE_PRIVACY)
+    together, _ = updates(made, "vectorised")
+    alone = torch.cat([updates(made, "vectorised", [client])[0] for client in range(6)])
+    backwards, _ = updates(made, "vectorised", range(5, -1, -1))
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(together, backwards.flip(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_plain_training_is_the_textbook_loop(federation, trainer):
+    made = federation("algorithm.local.epochs=3", "algorithm.local.batch_size=20", "algorithm.local.options={momentum=0.9}")
+    result, _ = updates(made, trainer)
+    for client in range(6):
+        module = copy.deepcopy(made.module)
+        bind_vector(module, made.start.clone())
+        module.train()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.2, momentum=0.9)
+        for batch in client_work(made, 2, client).batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(module(made.task.features[batch]), made.task.labels[batch]).backward()
+            optimizer.step()
+        torch.testing.assert_close(result[client], vector_of(module) - made.start, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_private_training_is_the_one_example_at_a_time_loop(federation, trainer):
+    made = federation(text=SMALL + EXAMPLE_PRIVACY)
+    result, _ = updates(made, trainer)
+    for client in range(6):
+        work, weights = client_work(made, 2, client), made.start.clone()
+        for batch in work.batches:
+            total = torch.zeros_like(weights)
+            for record in batch:
+                total += clipped_gradient(made, weights, record, clip_norm=0.7)
+            noise = torch.from_numpy(work.noise.standard_normal(len(weights), dtype=np.float32))
+            weights = weights - 0.2 * (total + 1.1 * 0.7 * noise) / 64
+        torch.testing.assert_close(result[client], weights - made.start, rtol=1e-4, atol=1e-5)
+
+
+def clipped_gradient(federation, weights, record, clip_norm):
+    module = copy.deepcopy(federation.module)
+    bind_vector(module, weights)
+    module.train()
+    x, y = federation.task.features[[record]], federation.task.labels[[record]]
+    grads = torch.autograd.grad(nn.functional.cross_entropy(module(x), y), list(module.parameters()))
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    return flat * min(1.0, clip_norm / float(flat.norm()))
+
+
+def test_clipped_sums_are_those_of_stock_opacus(federation):
+    """Without noise, one step of ours moves the weights as Opacus' own DP optimizer does."""
+    text = SMALL + EXAMPLE_PRIVACY
+    made = federation("privacy.example.noise_multiplier=1e-9", "algorithm.local.steps=1", text=text)
+    for trainer in TRAINERS:
+        result, _ = updates(made, trainer)
+        for client in range(6):
+            batch = client_work(made, 2, client).batches[0]
+            module = copy.deepcopy(made.module)
+            bind_vector(module, made.start.clone())
+            wrapped = GradSampleModule(module, loss_reduction="sum")
+            optimizer = DPOptimizer(
+                torch.optim.SGD(wrapped.parameters(), lr=0.2),
+                noise_multiplier=0.0,
+                max_grad_norm=0.7,
+                expected_batch_size=64,
+            )
+            x = made.task.features[batch].requires_grad_()
+            nn.functional.cross_entropy(wrapped(x), made.task.labels[batch], reduction="sum").backward()
+            optimizer.step()
+            torch.testing.assert_close(result[client], vector_of(module) - made.start, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_empty_batches_release_noise_and_count(federation, trainer):
+    made = federation("privacy.example.sampling_rate=1e-6", "algorithm.local.steps=4", text=SMALL + EXAMPLE_PRIVACY)
+    assert all(len(batch) == 0 for batch in client_work(made, 2, 0).batches)
+    result, gradients = updates(made, trainer, [0])
+    assert gradients.released == {made.plan.example.event(0): 4}
+    # four steps of N(0, (1.1 * 0.7)^2) / 64 at learning rate 0.2: the measured spread over all parameters
+    expected = 0.2 * 1.1 * 0.7 / 64 * 2
+    assert float(result.std()) == pytest.approx(expected, rel=0.15)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_nan_gradient_is_contained(federation, trainer):
+    """A record whose gradient is NaN counts as zero: the client's update is that of its other records."""
+    made = federation("algorithm.local.steps=2", "privacy.example.sampling_rate=1.0", text=SMALL + EXAMPLE_PRIVACY)
+    poisoned = federation("algorithm.local.steps=2", "privacy.example.sampling_rate=1.0", text=SMALL + EXAMPLE_PRIVACY)
+    record = int(made.population.records(0)[0])
+    features = made.task.features.clone()
+    features[record] = float("nan")
+    object.__setattr__(poisoned.task, "features", features)
+    result, _ = updates(poisoned, trainer, [0])
+    assert torch.isfinite(result).all()
+    clean, _ = updates(made, trainer, [0])
+    # one of n records less moves each step by at most lr * clip / batch_size
+    assert float((result - clean).norm()) <= 2 * 0.2 * 0.7 / 64 * 1.5
+
+
+def test_large_batches_in_slices_give_the_same(federation, monkeypatch):
+    made = federation("privacy.example.sampling_rate=0.9", "algorithm.local.steps=2", text=SMALL + EXAMPLE_PRIVACY)
+    whole, _ = updates(made, "vectorised")
+    monkeypatch.setattr("fedsim.training.vectorised.SLICE_BYTES", 1)
+    sliced, _ = updates(made, "vectorised")
+    torch.testing.assert_close(whole, sliced, rtol=1e-5, atol=1e-6)
+    reference, _ = updates(made, "opacus")
+    monkeypatch.setattr("fedsim.training.opacus.PIECE", 7)
+    pieces, _ = updates(made, "opacus")
+    torch.testing.assert_close(reference, pieces, rtol=1e-5, atol=1e-6)
+
+
+def test_auto_falls_back_with_a_reason(federation):
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, x):
+            out = self.layer(x.flatten(1))
+            return out if float(out.detach().sum()) > 0 else -out
+
+    from fedsim.training import pick_trainer
+
+    made = federation()
+    assert pick_trainer(made.scenario, made.module, made.task)[0] == "vectorised"
+    torch_state = torch.get_rng_state()
+    name, _, reason = pick_trainer(made.scenario, Branching(), made.task)
+    torch.set_rng_state(torch_state)
+    assert name == "opacus"
+    assert "vmap" in reason
