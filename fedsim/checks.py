@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_privacy("privacy.client", scenario.privacy.client),
         *_cohort(scenario),
         *_weighting(scenario),
+        *_finite("algorithm.local.options", scenario.algorithm.local.options),
+        *_finite("algorithm.server.options", scenario.algorithm.server.options),
+        *_finite("model.settings", getattr(scenario.model, "settings", {})),
     ]
 
 
@@ -37,6 +41,18 @@ def _optimizer(path: str, settings: Any, valid: list[str]) -> Iterator[str]:
         yield f'{path}.options.{name}: optimizer "{settings.optimizer}" has no such option ({hint})'
     if not unknown:
         yield from _buildable(path, settings)
+
+
+def _finite(path: str, value: Any) -> Iterator[str]:
+    """NaN and infinity in tables of free form; elsewhere the fields' types refuse them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{path} = {value}: must be a finite number"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _finite(f"{path}.{key}", item)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _finite(f"{path}[{number}]", item)
 
 
 def _buildable(path: str, settings: Any) -> Iterator[str]:

@@ -18,5 +18,5 @@ def load_object(key: str, path: str) -> Any:
         sys.path.insert(0, here)
     try:
         return getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the user's module does when it is imported
         raise BadInput(f'{key} = "{path}" cannot be imported: {error}.') from error

@@ -45,6 +45,10 @@ class SharedArray(Array):
         return ndarray
 
 
+# Flower writes the class's name into what it sends, and looks it up among its own classes on arrival.
+SharedArray.__qualname__ = Array.__qualname__
+
+
 @dataclass(frozen=True)
 class TrainJob:
     """What a node is asked: train these clients from these parameters in this round of this scenario."""

@@ -157,6 +157,8 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> tuple[
     asked = sum(len(job.clients) for job in jobs.values())
     if asked and not answered:
         raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
+    if answered and invalid == answered and federation.plan.client is None:
+        raise FedsimError("Training diverged: every client's update is NaN or infinite. Lower a learning rate.")
     return total, asked - answered, invalid
 
 

@@ -61,7 +61,9 @@ def test_a_client_trains_the_same_in_any_block(federation):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_plain_training_is_the_textbook_loop(federation, trainer):
-    made = federation("algorithm.local.epochs=3", "algorithm.local.batch_size=20", "algorithm.local.options={momentum=0.9}")
+    made = federation(
+        "algorithm.local.epochs=3", "algorithm.local.batch_size=20", "algorithm.local.options={momentum=0.9}"
+    )
     result, _ = updates(made, trainer)
     for client in range(6):
         module = copy.deepcopy(made.module)
