@@ -74,25 +74,28 @@ def _validate(raw: dict[str, Any]) -> tuple[Scenario | None, list[str]]:
 def _further_problems(raw: dict[str, Any], items: list[dict[str, Any]]) -> list[str]:
     """Impossible combinations among the values that are valid, so that one reading of the file shows them all."""
     rest = json.loads(json.dumps(raw, default=str))
-    removed = []
-    for item in items:
-        location, _ = _locate(raw, item["loc"])
-        removed.append(location[:-1] if item["type"].startswith("missing") else location)
-        _remove(rest, removed[-1])
-    try:
-        scenario = adapter().validate_json(json.dumps(rest), strict=True)
-    except ValidationError:
-        return []
-    return [line for line in check_combinations(scenario) if not any(_rests_on(line, gone) for gone in removed)]
+    removed: list[tuple[str | int, ...]] = []
+    for _ in range(3):  # a value taken out can leave a table without one that it needs; then the table goes too
+        for item in items:
+            location, _ = _locate(rest, item["loc"])
+            _remove(rest, location[:-1] if item["type"].startswith("missing") else location)
+            removed.append(location)
+        try:
+            scenario = adapter().validate_json(json.dumps(rest), strict=True)
+        except ValidationError as error:
+            items = [dict(item) for item in error.errors()]
+            continue
+        return [line for line in check_combinations(scenario) if not any(_rests_on(line, gone) for gone in removed)]
+    return []
 
 
 def _rests_on(line: str, removed: Sequence[str | int]) -> bool:
-    """Whether a problem may only be there because the value at ``removed`` was taken out: it names it or sits beside."""
-    path, _, _ = line.replace(":", " ").partition(" ")
+    """Whether a problem may only be there because the value at ``removed`` was taken out: it names it or its table."""
     name, parent = _dotted(removed), _dotted(removed[:-1])
-    if "." in name and name in line:
-        return True
-    return path.startswith(parent) if "." in parent else parent != "" and path.rpartition(".")[0] == parent
+    if "." in parent:
+        return parent in line
+    path, _, _ = line.replace(":", " ").partition(" ")
+    return ("." in name and name in line) or (parent != "" and path.rpartition(".")[0] == parent)
 
 
 def _remove(table: Any, location: Sequence[str | int]) -> None:

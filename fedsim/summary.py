@@ -21,6 +21,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     federation, scenario = session.federation, session.federation.scenario
     rows = session.directory.rounds()
     seconds = [row["seconds"] for row in rows]
+    invalid = session.progress.invalid_updates
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
@@ -36,10 +37,9 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "test_records": len(federation.task.data.test),
         "model": scenario.model.name,
         "parameters": federation.start.numel(),
-        "privacy": privacy_entries(federation, session.ledger),
+        "privacy": [entry | {"nan_updates": invalid} for entry in privacy_entries(federation, session.ledger)],
         "outside": outside(federation),
         "projected": False,
-        "invalid_updates": session.progress.invalid_updates,
         "seconds": {
             "total": round(setup + session.progress.seconds, 3),
             "setup": round(setup, 3),
@@ -76,11 +76,15 @@ def client_statistics(session: Session) -> dict[str, Any]:
 
 
 def histogram(values: NDArray[Any]) -> dict[str, list[float]]:
-    """At most 20 bins; whole numbers get bins of whole width."""
-    bins = np.histogram_bin_edges(values, bins=min(20, max(1, len(np.unique(values)))))
+    """At most 20 bins of whole width for whole numbers; values that differ by less than 1 % share one bin."""
+    low, high = float(values.min()), float(values.max())
     if np.issubdtype(values.dtype, np.integer):
-        step = max(1, -(-int(values.max() - values.min() + 1) // 20))
-        bins = np.arange(values.min(), values.max() + step + 1, step) - 0.5
+        step = max(1, -(-int(high - low + 1) // 20))
+        bins = np.arange(low, high + step + 1, step) - 0.5
+    elif not np.isfinite(high) or high - low <= 0.01 * high:
+        bins = np.array([0.95 * low, 1.05 * high]) if 0 < high < np.inf else np.array([0.0, 1.0])
+    else:
+        bins = np.linspace(low, high, min(20, len(np.unique(values))) + 1)
     counts, edges = np.histogram(values, bins=bins)
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedsim.errors import BadInput
-from fedsim.models.layers import initialise, replace_dropout
+from fedsim.models.layers import dropout_layers, initialise, replace_dropout
 from fedsim.seeding import Stream, torch_generator
 
 
@@ -46,9 +48,32 @@ def _try_one_example(module: nn.Module, name: str, shape: tuple[int, ...], outpu
     try:
         with torch.no_grad():
             result = module(torch.zeros(2, *shape))
+            draws, passes = _training_pass(module, shape)
     except Exception as error:
         raise BadInput(f'model.name = "{name}" does not accept examples of {list(shape)}: {error}.') from error
-    if tuple(result.shape) != (2, outputs):
+    if not isinstance(result, Tensor) or tuple(result.shape) != (2, outputs):
+        shown = list(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
+        raise BadInput(f'model.name = "{name}" returns {shown} for 2 examples; the task needs [2, {outputs}].')
+    if draws:
         raise BadInput(
-            f'model.name = "{name}" returns {list(result.shape)} for 2 examples; the task needs [2, {outputs}].'
+            f'model.name = "{name}" draws from torch\'s global random generator in training, so a run could not be '
+            "repeated. For dropout use torch.nn.Dropout, which gets its draws from the client's own stream."
         )
+    if passes:
+        raise BadInput(
+            f'model.name = "{name}" passes a torch.nn.Dropout {passes} times; each needs a layer of its own, used once.'
+        )
+
+
+def _training_pass(module: nn.Module, shape: tuple[int, ...]) -> tuple[bool, str]:
+    """Whether a pass in training mode uses the global generator; how often a dropout layer is used, if not once."""
+    trial = copy.deepcopy(module).train()
+    layers, calls = dropout_layers(trial), Counter[nn.Module]()
+    for layer in layers:
+        layer.mask = torch.ones(())
+        layer.register_forward_pre_hook(lambda layer, _: calls.update([layer]))
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        trial(torch.zeros(2, *shape))
+        draws = not torch.equal(before, torch.get_rng_state())
+    return draws, next((str(calls[layer]) for layer in layers if calls[layer] != 1), "")

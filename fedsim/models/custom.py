@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import nn
 
 from fedsim.errors import BadInput
@@ -17,7 +18,7 @@ from fedsim.settings import section
 class Custom:
     """``name = "package.module:Class"``; the class is called with ``settings`` and must return an ``nn.Module``."""
 
-    name: str
+    name: Annotated[str, Field(pattern=":")]
     settings: dict[str, Any] = field(default_factory=dict)
 
     def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:

@@ -37,10 +37,10 @@ class Dropout(nn.Module):
 
 def replace_dropout(module: nn.Module) -> None:
     """Swap every ``nn.Dropout`` inside a user's module for ours, which uses no global random generator."""
-    for name, child in module.named_children():
+    for name, child in list(module._modules.items()):  # not named_children, which skips a layer that is there twice
         if isinstance(child, nn.Dropout):
             setattr(module, name, Dropout(child.p))
-        else:
+        elif child is not None:
             replace_dropout(child)
 
 

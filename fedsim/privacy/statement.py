@@ -15,8 +15,8 @@ from fedsim.privacy.plan import ClientPlan, ExamplePlan
 from fedsim.privacy.sampling import Poisson
 
 CONVERSION = (
-    "privacy loss distribution, discretised pessimistically, converted to (epsilon, delta) numerically; "
-    "the closed form of the Gaussian mechanism where nothing is sub-sampled"
+    "privacy loss distributions, discretised pessimistically (connect the dots), composed by FFT and converted to "
+    "(epsilon, delta) numerically; the closed form of the Gaussian mechanism where nothing is sub-sampled"
 )
 SEES_UPDATES = (
     "anyone who sees everything a client sends in every round: the server, the other clients, "

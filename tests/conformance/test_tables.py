@@ -1,0 +1,144 @@
+"""Every shipped scenario and every entry of every table works in a tiny run; a new entry needs no new test."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+import fedsim
+from fedsim.algorithms import ALGORITHMS
+from fedsim.console import print_tables
+from fedsim.data import SOURCES
+from fedsim.federation import build_federation
+from fedsim.loading import load_scenario, parse_scenario
+from fedsim.models import MODELS
+from fedsim.population import PARTITIONS
+from fedsim.privacy.sampling import SAMPLINGS
+from fedsim.training import TRAINERS
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+
+SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
+TABLES = {
+    "data.source": SOURCES,
+    "population.partition.kind": PARTITIONS,
+    "model.name": MODELS,
+    "algorithm.name": ALGORITHMS,
+    "cohort.sampling.kind": SAMPLINGS,
+    "engine.trainer": TRAINERS,
+}
+PRIVACY = {
+    "none": "",
+    "example": EXAMPLE_PRIVACY,
+    "client": CLIENT_PRIVACY,
+    "both": EXAMPLE_PRIVACY + CLIENT_PRIVACY,
+}
+# Sources that ship with a dependency; the others' files are looked for in FEDSIM_DATA.
+BUILT_IN = {"digits"}
+
+
+def needs_data(source: str) -> None:
+    """Skip where a source's files are not on this machine."""
+    if source not in BUILT_IN and not os.environ.get("FEDSIM_DATA"):
+        pytest.skip(f'FEDSIM_DATA is not set, so there are no files for data.source = "{source}"')
+
+
+def short_run(scenario, folder: Path) -> fedsim.Result:
+    """Run it, and check what every run promises: all rounds, finite metrics, one statement per protected unit."""
+    result = fedsim.run(scenario, folder / "run")
+    assert result.exit_code == 0
+    assert result.summary["rounds"] == scenario.rounds
+    assert set(result.metrics) == {"loss", "accuracy"}
+    assert all(math.isfinite(value) for value in result.metrics.values())
+    assert all(tensor.isfinite().all() for tensor in load_file(result.directory / "model.safetensors").values())
+    rows = [json.loads(line) for line in (result.directory / "rounds.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == list(range(1, scenario.rounds + 1))
+    units = [unit for unit in ("example", "client") if getattr(scenario.privacy, unit)]
+    assert [entry["unit"] for entry in result.privacy] == (units or ["none"])
+    for unit, entry in zip(units, result.privacy, strict=False):
+        assert 0 < entry["epsilon"] < math.inf
+        assert rows[-1][f"epsilon_{unit}"] == pytest.approx(entry["epsilon"])
+    if not units:
+        assert result.privacy[0]["epsilon"] == "inf"
+    return result
+
+
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
+def test_a_shipped_scenario_runs(file, tmp_path):
+    scenario = load_scenario(file)
+    needs_data(scenario.data.source)
+    if scenario.population.clients == 1:  # a round of one client with all of MNIST takes minutes
+        federation = build_federation(scenario)
+        assert len(federation.population) == 1
+        assert federation.start.numel() == 26_010
+        return
+    overrides = ["rounds=2"]
+    if scenario.data.source != "digits":
+        overrides += ['cohort.sampling={kind="fixed", size=2}', "algorithm.local.steps=2"]
+    short_run(load_scenario(file, overrides), tmp_path)
+
+
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
+def test_a_shipped_scenario_is_written_out_and_read_back_unchanged(file):
+    scenario = load_scenario(file)
+    assert parse_scenario(scenario.to_toml(), "x") == scenario
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key, table in TABLES.items() for name in table])
+def test_every_entry_says_what_it_is_in_one_line(key, name):
+    docstring = TABLES[key][name].__doc__
+    assert docstring
+    first = docstring.splitlines()[0]
+    assert 10 < len(first) < 120
+    assert first.endswith((".", ":")) or ". " in first or "; " in first, first
+
+
+def test_the_list_of_names_shows_every_entry(capsys):
+    print_tables()
+    lines = capsys.readouterr().out.splitlines()
+    for key, table in TABLES.items():
+        start = lines.index(key) + 1
+        shown = lines[start : start + len(table)]
+        assert [line.split()[0] for line in shown] == list(table)
+        assert all(entry.__doc__.splitlines()[0] in line for line, entry in zip(shown, table.values(), strict=True))
+
+
+@pytest.mark.parametrize("privacy", PRIVACY)
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algorithm, trainer, privacy, tmp_path):
+    text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + PRIVACY[privacy]
+    overrides = ["rounds=2", f"engine.trainer={trainer}", 'cohort.sampling={kind="poisson", rate=0.6}']
+    result = short_run(parse_scenario(text, "tiny", overrides), tmp_path)
+    assert result.summary["trainer"] == trainer
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_source_runs(source, tmp_path):
+    needs_data(source)
+    overrides = [f'data={{source="{source}"}}', "rounds=1", "algorithm.local.steps=1", "evaluation.every=1"]
+    short_run(parse_scenario(SMALL, "tiny", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+def test_every_partition_runs(kind, tmp_path):
+    short_run(parse_scenario(SMALL, "tiny", [f'population.partition={{kind="{kind}"}}', "rounds=1"]), tmp_path)
+
+
+@pytest.mark.parametrize("privacy", PRIVACY)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_runs_with_every_unit_of_privacy(name, privacy, tmp_path):
+    overrides = [f'model={{name="{name}"}}', "rounds=1", "algorithm.local.steps=2"]
+    short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("privacy", PRIVACY)
+@pytest.mark.parametrize("kind", SAMPLINGS)
+def test_every_cohort_sampling_runs_with_every_unit_of_privacy(kind, privacy, tmp_path):
+    size = {"fixed": ", size=3", "poisson": ", rate=0.6"}.get(kind, "")  # defaults are for larger populations
+    overrides = [f'cohort.sampling={{kind="{kind}"{size}}}', "rounds=2"]
+    short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
