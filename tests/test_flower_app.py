@@ -7,8 +7,8 @@ from pathlib import Path
 
 from flwr.clientapp import ClientApp
 from flwr.common.config import validate_config
-from flwr.supercore.object_ref import load_app
 from flwr.serverapp import ServerApp
+from flwr.supercore.object_ref import load_app
 
 ROOT = Path(__file__).parents[1]
 

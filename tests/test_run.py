@@ -39,7 +39,17 @@ def test_the_record_holds_what_is_promised(tmp_path):
     )
     assert set(promised.split()) <= {file.name for file in result.directory.iterdir()}
     assert fedsim.load_scenario(result.directory / "scenario.toml") == scenario(BOTH, POISSON)
-    fields = "round cohort dropped loss accuracy bytes_up bytes_down epsilon_example epsilon_client".split()
+    fields = [
+        "round",
+        "cohort",
+        "dropped",
+        "loss",
+        "accuracy",
+        "bytes_up",
+        "bytes_down",
+        "epsilon_example",
+        "epsilon_client",
+    ]
     assert all(set(fields) <= set(row) for row in rounds(result.directory))
     wanted = "scenario digest engine trainer device rounds metrics privacy seconds bytes memory"
     assert set(wanted.split()) <= set(result.summary)

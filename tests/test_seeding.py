@@ -22,7 +22,7 @@ def test_a_stream_depends_on_all_of_its_coordinates_and_on_nothing_else():
 
 
 def test_neighbouring_streams_are_uncorrelated():
-    """100 pairs of 10,000 normals: each correlation is N(0, 0.01); the largest of 100 exceeds 0.05 once in 20,000 runs."""
+    """100 pairs of 10,000 normals: a correlation is N(0, 0.01); the largest exceeds 0.05 once in 20,000 runs."""
     rows = np.stack([generator(0, Stream.NOISE, 1, client).standard_normal(10_000) for client in range(101)])
     correlations = [np.corrcoef(rows[i], rows[i + 1])[0, 1] for i in range(100)]
     assert np.abs(correlations).max() < 0.05

@@ -19,7 +19,7 @@ TARGET = EXAMPLE_PRIVACY.replace("noise_multiplier = 1.1", "target_epsilon = 2.0
 
 
 def test_released_noise_has_the_event_s_spread():
-    """1e6 draws: the measured deviation is within 0.4 % of z * C except with probability 2e-8 (chi-square, 5.6 sigma)."""
+    """1e6 draws: the measured deviation is within 0.4 % of z * C except with probability 2e-8 (5.6 sigma)."""
     mechanism = GaussianSum(Event(1.3, 0.01, "poisson"), clip_norm=0.5)
     rng = np.random.default_rng(5)
     noised, event = mechanism.release(torch.full((1_000_000,), 7.0), rng)
