@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
-from fedsim.privacy.sampling import Fixed
+from fedsim.privacy.clip_settings import AdaptiveClip
+from fedsim.privacy.sampling import All, Cyclic, Fixed, Poisson
 from fedsim.scenario import ClientPrivacy, ExamplePrivacy, Scenario
 
 
@@ -20,6 +21,9 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_privacy("privacy.example", scenario.privacy.example),
         *_privacy("privacy.client", scenario.privacy.client),
         *_cohort(scenario),
+        *_example_delta(scenario),
+        *_client_mechanism(scenario),
+        *_relation(scenario),
         *_weighting(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
@@ -95,6 +99,68 @@ def _cohort(scenario: Scenario) -> Iterator[str]:
             f"privacy.client.delta = {client.delta}: must be below 1 / population.clients = {1 / clients:.3g}; "
             "at or above that, publishing one client's data whole would count as private"
         )
+
+
+def _example_delta(scenario: Scenario) -> Iterator[str]:
+    example = scenario.privacy.example
+    if example is not None and (example.delta is None) == (example.delta_times_n is None):
+        yield "privacy.example: give exactly one of delta and delta_times_n"
+
+
+def _client_mechanism(scenario: Scenario) -> Iterator[str]:
+    client, sampling = scenario.privacy.client, scenario.cohort.sampling
+    if client is None:
+        return
+    path, correlated = "privacy.client", client.mechanism != "gaussian"
+    if (client.mechanism == "banded") != (client.bands is not None):
+        yield f'{path}.bands: needed with mechanism = "banded", and only there'
+    if client.bands is not None and client.bands > scenario.rounds:
+        yield f"{path}.bands = {client.bands}: noise cannot be correlated over more than rounds = {scenario.rounds}"
+    if correlated and client.placement == "client":
+        yield f'{path}.placement = "client": correlated noise over rounds needs one place that adds it, the server'
+    if correlated and isinstance(client.clipping, AdaptiveClip):
+        yield f"{path}.clipping: correlated noise needs the same clip norm in every round"
+    if correlated and not isinstance(sampling, Cyclic):
+        yield (
+            f'{path}.mechanism = "{client.mechanism}": correlated noise needs participations that are far apart; '
+            'use cohort.sampling = { kind = "cyclic", groups = ... }'
+        )
+    elif isinstance(sampling, Cyclic):
+        needed = scenario.rounds if client.mechanism == "tree" else client.bands or 1
+        if sampling.groups < needed:
+            yield (
+                f"cohort.sampling.groups = {sampling.groups}: mechanism {client.mechanism} here needs participations "
+                f"at least {needed} rounds apart, so at least that many groups"
+            )
+    if client.placement == "client" and isinstance(client.clipping, AdaptiveClip):
+        yield f'{path}.clipping: adaptive clipping counts at the server, so it needs placement = "server"'
+    if client.projected is not None:
+        if client.placement == "client" or correlated or isinstance(client.clipping, AdaptiveClip):
+            yield f"{path}.projected: only for independent noise at the server with a fixed clip norm"
+        if client.projected.cohort > client.projected.population:
+            yield f"{path}.projected.cohort = {client.projected.cohort}: is larger than projected.population"
+        if not isinstance(sampling, Poisson | All):
+            yield f"{path}.projected: the hypothetical cohort is a Poisson sample, so the simulated one must be too"
+        if scenario.privacy.ledger is not None:
+            yield f"{path}.projected: a hypothetical epsilon does not belong into a shared privacy.ledger"
+
+
+def _relation(scenario: Scenario) -> Iterator[str]:
+    client, sampling = scenario.privacy.client, scenario.cohort.sampling
+    if client is None or client.relation is None:
+        return
+    where = f'privacy.client.relation = "{client.relation}"'
+    if client.placement == "client":
+        if client.relation != "replace-one":
+            yield f'{where}: local noise is accounted under "replace-one"; leave the relation out'
+    elif isinstance(sampling, Fixed) and client.relation == "add-remove":
+        yield f'{where}: cohorts of fixed size have no such guarantee; use "zero-out" or "replace-one"'
+    elif not isinstance(sampling, Fixed) and client.relation == "zero-out":
+        yield f'{where}: for cohorts of fixed size; here "add-remove" says the same'
+    elif client.relation == "replace-one" and (
+        isinstance(client.clipping, AdaptiveClip) or client.mechanism != "gaussian"
+    ):
+        yield f"{where}: not with adaptive clipping or correlated noise, whose analysis is for add-remove"
 
 
 def _weighting(scenario: Scenario) -> Iterator[str]:

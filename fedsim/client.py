@@ -16,8 +16,10 @@ from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
 from fedsim.messages import MalformedMessage, TrainJob, TrainReply, pack_reply, unpack_job
 from fedsim.population.population import Indices
+from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.privacy.clipping import clip_rows
-from fedsim.seeding import Stream, generator
+from fedsim.privacy.plan import adaptive
+from fedsim.seeding import Stream, generator, private_generator
 from fedsim.training import train_block
 from fedsim.training.work import ClientWork, epoch_batches, poisson_batches
 
@@ -51,44 +53,63 @@ def _federation(job: TrainJob) -> Federation:
 
 
 def train_clients(federation: Federation, job: TrainJob) -> TrainReply:
-    """Train the job's clients block by block; updates are clipped, weighted and summed as they come.
+    """Train the job's clients block by block; updates are clipped, noised if local, weighted and summed as they come.
 
     An update that is NaN or infinite counts as zero and as ``invalid``.
     """
     if len(job.params) != federation.start.numel() or (job.clients >= len(federation.population)).any():
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
-    start = torch.from_numpy(job.params).to(federation.device)
-    total, invalid = WeightedSum(start.numel(), federation.device), 0
-    federation.gradients.released.clear()
+    start, gradients = torch.from_numpy(job.params).to(federation.device), federation.gradients
+    total, invalid, unclipped = WeightedSum(start.numel(), federation.device), 0, 0.0
+    gradients.released.clear()
+    gradients.counted = 0.0
     for block in _blocks(federation, job.clients):
-        works = [client_work(federation, job.round, int(client)) for client in block]
-        updates = train_block(federation.gradients, federation.scenario.algorithm, start, works)
-        clip_norm = federation.plan.client.clip_norm if federation.plan.client else float("inf")
-        clipped, bad = clip_rows(updates, clip_norm)
-        total.add(clipped, _weights(federation, block))
-        invalid += bad
-    events = federation.gradients.released.copy()
-    return TrainReply(total.total.cpu().numpy(), total.weight, total.clients, invalid, events)
+        works = [client_work(federation, job, int(client)) for client in block]
+        updates = train_block(gradients, federation.scenario.algorithm, start, works)
+        clipped = clip_rows(updates, job.clip_norms.get("client", float("inf")))
+        _noise_locally(federation, job, block, clipped.rows)
+        total.add(clipped.rows, _weights(federation, block))
+        invalid, unclipped = invalid + clipped.invalid, unclipped + clipped.count
+    counts = (gradients.counted, unclipped if adaptive(federation.plan.client) else 0.0)
+    released = gradients.released.copy()
+    return TrainReply(total.total.cpu().numpy(), total.weight, total.clients, invalid, released, *counts)
 
 
-def client_work(federation: Federation, round_: int, client: int) -> ClientWork:
+def client_work(federation: Federation, job: TrainJob, client: int) -> ClientWork:
     """Draw everything random about one client's round, from its own streams."""
     scenario, records = federation.scenario, federation.population.records(client)
-    local, plan, seed = scenario.algorithm.local, federation.plan.example, scenario.seed
-    rng = generator(seed, Stream.BATCHES, round_, client)
+    local, plan = scenario.algorithm.local, federation.plan.example
+    coordinates = (scenario.seed, job.round, client)
     if plan is None:
         steps = local.steps or local.epochs * -(-len(records) // local.batch_size)
+        rng = generator(scenario.seed, Stream.BATCHES, job.round, client)
         batches = epoch_batches(records, local.batch_size, steps, rng)
     else:
-        batches = poisson_batches(records, plan.rates[client], int(plan.steps[client]), rng)
+        private = private_generator(federation.plan.randomness, Stream.BATCHES, *coordinates)
+        batches = poisson_batches(records, plan.rates[client], int(plan.steps[client]), private)
     return ClientWork(
         client=client,
         batches=batches,
-        mechanism=plan.mechanism(client) if plan else None,
+        mechanism=plan.mechanism(client, job.clip_norms["example"]) if plan else None,
         denominator=local.batch_size,
-        noise=generator(seed, Stream.NOISE, round_, client),
-        dropout=generator(seed, Stream.DROPOUT, round_, client),
+        noise=private_generator(federation.plan.randomness, Stream.NOISE, *coordinates),
+        dropout=generator(scenario.seed, Stream.DROPOUT, job.round, client),
+        per_layer=plan is not None and isinstance(plan.clipping, PerLayerClip),
     )
+
+
+def _noise_locally(federation: Federation, job: TrainJob, clients: Indices, updates: Tensor) -> None:
+    """Local DP: noise every client's own clipped update ``[clients, params]`` in place."""
+    plan = federation.plan.client
+    if plan is None or plan.placement != "client":
+        return
+    mechanism = plan.mechanism(job.clip_norms["client"])
+    for row, client in enumerate(clients):
+        coordinates = (federation.scenario.seed, job.round, int(client))
+        rng = private_generator(federation.plan.randomness, Stream.LOCAL_NOISE, *coordinates)
+        release = mechanism.release(updates[row], rng)
+        updates[row] = release.total
+        federation.gradients.note(release)
 
 
 def _blocks(federation: Federation, clients: Indices) -> Iterator[Indices]:

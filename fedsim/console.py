@@ -78,18 +78,40 @@ def print_result(result: Result) -> None:
 
 
 def as_lines(values: dict[str, Any], indent: str = "") -> str:
-    """Nested values as readable lines."""
+    """Nested values as readable lines; records that share their names become a table, single values one line."""
     lines = []
     for key, value in values.items():
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", as_lines(value, indent + "  ")]
-        elif isinstance(value, list):
+        elif isinstance(value, list) and _is_table(value):
+            lines += [f"{indent}{key}:", _as_table(value, indent + "  ")]
+        elif isinstance(value, list) and all(isinstance(item, dict) for item in value):
             for item in value:
                 lines += [f"{indent}{key}:", as_lines(item, indent + "  ")]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}: {', '.join(map(_shown, value))}")
         else:
-            shown = "not applicable" if value is None else f"{value:.6g}" if isinstance(value, float) else value
-            lines.append(f"{indent}{key}: {shown}")
+            lines.append(f"{indent}{key}: {_shown(value)}")
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return "not applicable" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _is_table(rows: list[Any]) -> bool:
+    """Whether these are two or more records of single values under the same names."""
+    records = len(rows) > 1 and all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows)
+    return records and not any(isinstance(value, dict | list) for row in rows for value in row.values())
+
+
+def _as_table(rows: list[dict[str, Any]], indent: str) -> str:
+    """Columns, right-aligned."""
+    cells = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "\n".join(
+        indent + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells
+    )
 
 
 def print_tables() -> None:

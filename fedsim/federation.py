@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +12,9 @@ from fedsim.models import build_model
 from fedsim.params import vector_of
 from fedsim.population import Population
 from fedsim.privacy.gate import check_model
-from fedsim.privacy.plan import PrivacyPlan, make_plan
+from fedsim.privacy.plan import PrivacyPlan
+from fedsim.privacy.planning import make_plan
+from fedsim.privacy.replay import neighbour_replay
 from fedsim.scenario import Scenario
 from fedsim.seeding import Stream, generator
 from fedsim.tasks import Classification
@@ -55,13 +56,14 @@ def build_federation(scenario: Scenario) -> Federation:
     clients = scenario.population.clients
     rng = generator(scenario.seed, Stream.PARTITION)
     population = scenario.population.partition.split(data.train.labels, clients, rng)
-    _check_example_delta(scenario, population)
     task = Classification.of(data, device)
     module = build_model(scenario.model, data.shape, task.outputs, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
     trainer, gradients, reason = pick_trainer(scenario, module, task)
+    if scenario.privacy.example is not None:
+        neighbour_replay(gradients, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
     return Federation(scenario, task, population, plan, module, start, trainer, reason, gradients)
 
 
@@ -73,14 +75,3 @@ def pick_device(wanted: str) -> torch.device:
     if not available[wanted]:
         raise BadInput(f'engine.device = "{wanted}": this machine has none that torch can use; try "auto" or "cpu".')
     return torch.device(wanted)
-
-
-def _check_example_delta(scenario: Scenario, population: Population) -> None:
-    """A delta of 1 / n or more would call it private to publish one of n records whole."""
-    settings = scenario.privacy.example
-    largest = int(np.max(population.sizes))
-    if settings is not None and settings.delta >= 1 / largest:
-        raise BadInput(
-            f"privacy.example.delta = {settings.delta}: must be below 1 / n = {1 / largest:.3g} for the client with "
-            f"the most records (n = {largest}); at or above that, publishing one record whole would count as private."
-        )

@@ -140,7 +140,7 @@ def _problem(raw: dict[str, Any], item: dict[str, Any]) -> str:
             return f"{_dotted(location)} is missing: {message}"
         message += _nearest(str(given), context["names"].split(", "))
     elif item["type"] == "unexpected_keyword_argument":
-        parent = _fields_of(item["loc"][:-1], raw)
+        parent = _fields_of(location[:-1], raw)
         return f"{_dotted(location)} = {_show(value)}: unknown key{_nearest(str(location[-1]), parent)}"
     elif item["type"] in ("missing_argument", "missing", "missing_keyword_only_argument"):
         return f"{_dotted(location)} is missing"
@@ -155,13 +155,13 @@ def _locate(raw: Any, loc: Sequence[str | int]) -> tuple[tuple[str | int, ...], 
     """Drop the union tags that pydantic puts into a location; also the value found there, if any."""
     kept: list[str | int] = []
     value: Any = raw
-    for step in loc:
-        if _holds(value, step):
-            value = value[step]
-        elif _is_tag(value, step) and step != loc[-1]:
+    tagged = True  # the whole file is no union
+    for number, step in enumerate(loc):
+        if not tagged and number < len(loc) - 1 and _is_tag(value, step):
+            tagged = True  # at most once a table, so that a key may be called like the table's tag
             continue
-        else:
-            value = None
+        value = value[step] if _holds(value, step) else None
+        tagged = False
         kept.append(step)
     return tuple(kept), value
 
@@ -185,8 +185,6 @@ def _fields_of(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str]:
     node: dict[str, Any] = schema
     value: Any = raw
     for step in loc:
-        if isinstance(value, dict) and step not in value:
-            continue  # a union tag
         value = value[step]
         node = _resolve(schema, node, step, value)
     return list(node.get("properties", {}))

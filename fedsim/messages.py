@@ -6,7 +6,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from fedsim.privacy.events import Event
+from fedsim.privacy.plan import Unit
 
 
 class MalformedMessage(ValueError):
@@ -58,17 +59,24 @@ class TrainJob:
     digest: str
     clients: NDArray[np.int64]
     params: NDArray[np.float32]
+    clip_norms: dict[Unit, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class TrainReply:
-    """What a node answers: the weighted sum of its clients' (clipped) updates, and the events their noise spent."""
+    """What a node answers: the weighted sum of its clients' (clipped) updates, and the events their noise spent.
+
+    ``example_count`` and ``client_count`` are the centred counts of gradients and of updates within the clip norm, for
+    adaptive clipping; that of gradients is noised.
+    """
 
     total: NDArray[np.float64]
     weight: float
     clients: int
     invalid: int
     events: Counter[Event]
+    example_count: float = 0.0
+    client_count: float = 0.0
 
 
 def ensure_identity() -> None:
@@ -83,7 +91,8 @@ def pack_job(job: TrainJob, node: int) -> Message:
     arrays = ArrayRecord()
     arrays["params"] = SharedArray(job.params)
     arrays["clients"] = SharedArray(job.clients)
-    config = ConfigRecord({"round": job.round, "scenario": job.scenario, "digest": job.digest})
+    clip_norms = {f"clip_norm_{unit}": value for unit, value in job.clip_norms.items()}
+    config = ConfigRecord({"round": job.round, "scenario": job.scenario, "digest": job.digest, **clip_norms})
     return Message(
         RecordDict({"arrays": arrays, "config": config}),
         dst_node_id=node,
@@ -98,7 +107,8 @@ def unpack_job(message: Message) -> TrainJob:
         arrays, config = message.content.array_records["arrays"], message.content.config_records["config"]
         clients = _array(arrays, "clients", np.int64)
         params = _array(arrays, "params", np.float32)
-        return TrainJob(_whole(config, "round"), _text(config, "scenario"), _text(config, "digest"), clients, params)
+        texts = _text(config, "scenario"), _text(config, "digest")
+        return TrainJob(_whole(config, "round"), *texts, clients, params, _clip_norms(config))
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not a train job: {error}") from error
 
@@ -107,7 +117,8 @@ def pack_reply(reply: TrainReply, to: Message) -> Message:
     """The answer to a train message."""
     arrays = ArrayRecord()
     arrays["total"] = SharedArray(reply.total)
-    metrics = MetricRecord({"weight": reply.weight, "clients": reply.clients, "invalid": reply.invalid})
+    names = ("weight", "clients", "invalid", "example_count", "client_count")
+    metrics = MetricRecord({name: getattr(reply, name) for name in names})
     events = [{**asdict(event), "count": count} for event, count in sorted(reply.events.items())]
     config = ConfigRecord({"events": json.dumps(events)})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics, "config": config}), reply_to=to)
@@ -120,6 +131,7 @@ def unpack_reply(message: Message, size: int, clients: int) -> TrainReply:
         total = _array(content.array_records["arrays"], "total", np.float64)
         metrics = content.metric_records["metrics"]
         weight, trained, invalid = (float(str(metrics[key])) for key in ("weight", "clients", "invalid"))
+        counts = [float(str(metrics[key])) for key in ("example_count", "client_count")]
         events = _events(_text(content.config_records["config"], "events"))
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not a train reply: {error}") from error
@@ -129,7 +141,9 @@ def unpack_reply(message: Message, size: int, clients: int) -> TrainReply:
         )
     if not (0 <= weight < np.inf and trained == clients and 0 <= invalid <= clients):
         raise MalformedMessage(f"weight {weight}, clients {trained} or invalid {invalid} is impossible for {clients}")
-    return TrainReply(total, weight, int(trained), int(invalid), events)
+    if not np.isfinite(counts).all() or abs(counts[1]) > clients / 2:
+        raise MalformedMessage(f"the counts {counts} are impossible for {clients} clients")
+    return TrainReply(total, weight, int(trained), int(invalid), events, *counts)
 
 
 def _array(record: ArrayRecord, key: str, dtype: type) -> NDArray[Any]:
@@ -137,6 +151,18 @@ def _array(record: ArrayRecord, key: str, dtype: type) -> NDArray[Any]:
     if array.dtype != dtype or array.ndim != 1:
         raise ValueError(f"{key} is {array.dtype} of {array.ndim} dimensions; {np.dtype(dtype)} of 1 is expected")
     return array
+
+
+def _clip_norms(config: Mapping[str, Any]) -> dict[Unit, float]:
+    norms: dict[Unit, float] = {}
+    units: tuple[Unit, ...] = ("example", "client")
+    for unit in units:
+        value = config.get(f"clip_norm_{unit}")
+        if value is not None and not (isinstance(value, float) and 0 < value < np.inf):
+            raise ValueError(f"clip_norm_{unit} is not a positive number")
+        if value is not None:
+            norms[unit] = value
+    return norms
 
 
 def _whole(record: Mapping[str, Any], key: str) -> int:

@@ -1,24 +1,36 @@
-"""Planning before spending: what settings cost, which noise meets a target, what a ledger has left."""
+"""Planning before spending: what settings cost, and which noise or how many steps a target allows."""
 
 from __future__ import annotations
 
-import sqlite3
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedsim.errors import BadInput
-from fedsim.privacy.accounting import cross_check
-from fedsim.privacy.calibration import calibrate_noise
+from fedsim.errors import BadInput, FedsimError
+from fedsim.privacy.accounting import AccountantsDisagree, cross_check, epsilon, rdp_epsilon
+from fedsim.privacy.calibration import UNLIMITED, calibrate_noise
 from fedsim.privacy.events import Composition, Event, Relation, Sampling, compose
+
+LEAST_NOISE, LEAST_DELTA = 1e-3, 1e-20  # what the accountants can do
+VACUOUS = 1e4  # an epsilon from here on is given by its Renyi bound, which takes no time; none is aimed at
+TABLE_ROWS = 10
+
+_EXACT_STEPS = 10_000  # up to here a number of steps is exact, beyond it is too small by one part in as many at most
+_SECANTS = 12  # attempts before the search for a number of steps halves its interval instead
 
 
 @dataclass(frozen=True)
 class Question:
-    """``steps`` releases at sampling ``rate``: what epsilon at ``delta`` for a noise, or what noise for an epsilon."""
+    """Releases at a sampling ``rate``: of noise multiplier, epsilon and steps two are given and the third is asked.
 
-    steps: int
+    ``table_rows`` asks for the epsilons on the way to ``steps`` too.
+    """
+
     delta: float
+    steps: int | None = None
     rate: float | None = None
     noise_multiplier: float | None = None
     target_epsilon: float | None = None
@@ -26,78 +38,182 @@ class Question:
     sampling: Sampling = "poisson"
     population: int | None = None
     cohort: int | None = None
+    table_rows: int | None = None
 
-    def at(self, noise_multiplier: float) -> Composition:
-        """The composition with this noise; raises ``BadInput`` for settings that no theorem covers."""
-        relation = self.relation or ("replace-one" if self.sampling == "fixed" else "add-remove")
-        if self.sampling == "fixed" and relation != "replace-one":
+    @property
+    def neighbours(self) -> Relation:
+        """The neighbouring relation; cohorts of fixed size are accounted under replace-one."""
+        return self.relation or ("replace-one" if self.sampling == "fixed" else "add-remove")
+
+    def at(self, noise_multiplier: float, steps: int) -> Composition:
+        """The composition of so many steps; raises ``BadInput`` for settings that no theorem covers."""
+        if self.sampling == "fixed" and self.neighbours != "replace-one":
             raise BadInput(
                 "--sampling fixed: cohorts of fixed size are accounted under --relation replace-one; under add-remove "
-                "they give no amplification (use --sampling none)."
+                "they give no amplification (use --sampling none, without --cohort)."
             )
         try:
-            return compose([(Event(noise_multiplier, self._rate(), self.sampling, relation), self.steps)])
+            return compose([(Event(noise_multiplier, self._rate(), self.sampling, self.neighbours), steps)])
         except ValueError as error:
             raise BadInput(f"{error}.") from error
 
     def _rate(self) -> float:
         if self.sampling == "none":
-            if self.rate not in (None, 1.0):
-                raise BadInput(f"--rate {self.rate}: with --sampling none nothing is sub-sampled; leave it out.")
+            for name, value in (("rate", None if self.rate == 1 else self.rate), ("cohort", self.cohort)):
+                if value is not None:
+                    raise BadInput(f"--{name} {value}: with --sampling none nothing is sub-sampled; leave it out.")
             return 1.0
-        if self.population is not None and self.cohort is not None:
-            if not 0 < self.cohort <= self.population:
-                raise BadInput(f"--cohort {self.cohort}: must be between 1 and --population {self.population}.")
-            return self.cohort / self.population
-        if self.rate is None:
-            raise BadInput("Give --rate, or --population and --cohort.")
-        return self.rate
+        if self.cohort is None:
+            if self.rate is None:
+                raise BadInput("Give --rate, or --population and --cohort.")
+            return self.rate
+        if self.population is None:
+            raise BadInput(f"--cohort {self.cohort}: give --population too.")
+        if self.rate is not None:
+            raise BadInput(f"--rate {self.rate}: --cohort / --population is the rate already; leave one of them out.")
+        if not 0 < self.cohort <= self.population:
+            raise BadInput(f"--cohort {self.cohort}: must be between 1 and --population {self.population}.")
+        return self.cohort / self.population
 
 
 def answer(question: Question) -> dict[str, Any]:
-    """Epsilon by the reported accountant and its cross-checks; with a target, the noise that meets it.
+    """The noise multiplier or the steps if asked for, the epsilon with its cross-checks, the table if asked for.
 
-    Raises ``BadInput`` for an impossible question.
+    Raises ``BadInput`` for an impossible question, ``FedsimError`` where the accountants contradict each other.
     """
     _check(question)
-    if question.target_epsilon is not None:
-        noise = calibrate_noise(question.at, question.target_epsilon, question.delta)
-        return {"noise_multiplier": noise, **_epsilon(question, noise)}
-    assert question.noise_multiplier is not None
-    return _epsilon(question, question.noise_multiplier)
+    try:
+        return _answer(question)
+    except AccountantsDisagree as error:
+        raise FedsimError(
+            f"No number can be relied on here, for the accountants contradict each other: {error}."
+        ) from error
+    except (ValueError, OverflowError) as error:
+        raise BadInput(f"This is beyond what the accountants can compute: {error}.") from error
+
+
+def _answer(question: Question) -> dict[str, Any]:
+    noise, steps, target, delta = question.noise_multiplier, question.steps, question.target_epsilon, question.delta
+    found: dict[str, Any] = {}
+    if noise is None:
+        assert steps is not None  # as _check saw to
+        assert target is not None
+        noise = found["noise_multiplier"] = calibrate_noise(partial(question.at, steps=steps), target, delta)
+    if steps is None:
+        assert target is not None
+        steps = found["steps"] = most_steps(partial(question.at, noise), target, delta)
+    found |= _epsilon(question, question.at(noise, steps))
+    if question.table_rows is not None:
+        counts = sorted({-(-steps * row // question.table_rows) for row in range(1, question.table_rows + 1)} - {0})
+        found["table"] = [{"steps": count, "epsilon": _reported(question.at(noise, count), delta)} for count in counts]
+    return found
 
 
 def _check(question: Question) -> None:
-    if (question.noise_multiplier is None) == (question.target_epsilon is None):
+    """Raise ``BadInput`` unless two of the three are given and every number is in its range."""
+    noise, target, steps, rows = (
+        question.noise_multiplier,
+        question.target_epsilon,
+        question.steps,
+        question.table_rows,
+    )
+    if steps is None and (noise is None or target is None):
+        raise BadInput("Give --steps, or both --noise and --target-epsilon to ask how many steps that allows.")
+    if steps is not None and (noise is None) == (target is None):
         raise BadInput("Give exactly one of --noise and --target-epsilon.")
-    if not 0 < question.delta < 1:
-        raise BadInput(f"--delta {question.delta}: must be above 0 and below 1.")
-    if question.population is not None and question.delta >= 1 / question.population:
+    for name, value, valid in (
+        ("relation", question.neighbours, ("add-remove", "replace-one")),
+        ("sampling", question.sampling, ("poisson", "fixed", "none")),
+    ):
+        if value not in valid:
+            raise BadInput(f"--{name} {value}: must be one of {', '.join(valid)}.")
+    check_delta(question.delta, question.population)
+    if steps is not None and not 0 <= steps <= UNLIMITED:
+        raise BadInput(f"--steps {steps}: must be between 0 and {UNLIMITED}.")
+    if noise is not None and not (noise == 0 or LEAST_NOISE <= noise < math.inf):
+        raise BadInput(f"--noise {noise}: must be 0, or at least {LEAST_NOISE} and finite.")
+    if target is not None and not 0 < target <= VACUOUS:
+        raise BadInput(f"--target-epsilon {target}: must be above 0 and at most {VACUOUS:g}.")
+    if rows is not None and not 1 <= rows <= 1000:
+        raise BadInput(f"--table {rows}: must be between 1 and 1000 rows.")
+
+
+def check_delta(delta: float, population: int | None = None) -> None:
+    """Raise ``BadInput`` unless ``delta`` is in the accountants' range and below 1 / population."""
+    if not LEAST_DELTA <= delta < 1:
+        raise BadInput(f"--delta {delta}: must be at least {LEAST_DELTA:g} and below 1.")
+    if population is None:
+        return
+    if population < 1:
+        raise BadInput(f"--population {population}: must be at least 1.")
+    if delta >= 1 / population:
         raise BadInput(
-            f"--delta {question.delta}: must be below 1 / population = {1 / question.population:.3g}; at or above "
+            f"--delta {delta}: must be below 1 / population = {1 / population:.3g}; at or above "
             "that, publishing one member's data whole would count as private."
         )
-    if question.steps < 0:
-        raise BadInput(f"--steps {question.steps}: must not be negative.")
-    if question.noise_multiplier is not None and not question.noise_multiplier >= 0:
-        raise BadInput(f"--noise {question.noise_multiplier}: must not be negative.")
-    if question.target_epsilon is not None and not question.target_epsilon > 0:
-        raise BadInput(f"--target-epsilon {question.target_epsilon}: must be above 0.")
 
 
-def _epsilon(question: Question, noise: float) -> dict[str, Any]:
-    composition = question.at(noise)
-    check = cross_check(composition, question.delta)
-    relation = question.relation or ("replace-one" if question.sampling == "fixed" else "add-remove")
+def _epsilon(question: Question, composition: Composition) -> dict[str, Any]:
+    """The reported epsilon, by which accountant, and the cross-checks."""
+    rdp = rdp_epsilon(composition, question.delta)
+    value, prv, accountant = rdp, None, "rdp"
+    if question.target_epsilon is not None or _meaningful(rdp):
+        check = cross_check(composition, question.delta)
+        value, prv, accountant = check.pld, check.prv, "pld"
     return {
-        "epsilon": check.pld,
+        "epsilon": value,
         "delta": question.delta,
-        "accountant": "rdp" if question.sampling == "fixed" else "pld",
-        "rdp": check.rdp,
-        "prv": check.prv,
-        "relation": relation,
+        "accountant": accountant,
+        "rdp": rdp,
+        "prv": prv,
+        "relation": question.neighbours,
         "sampling": question.sampling,
     }
+
+
+def _meaningful(rdp: float) -> bool:
+    """Whether an epsilon deserves the reported accountant: infinity does, because it is exact."""
+    return rdp < VACUOUS or rdp == math.inf
+
+
+def _reported(composition: Composition, delta: float) -> float:
+    rdp = rdp_epsilon(composition, delta)
+    return epsilon(composition, delta) if _meaningful(rdp) else rdp
+
+
+def most_steps(at: Callable[[int], Composition], target_epsilon: float, delta: float) -> int:
+    """The largest count for which ``at(count)`` has epsilon <= target_epsilon, never too many; UNLIMITED at most.
+
+    Exact up to 10,000, beyond that at most 1e-4 of itself too small (the accountant's own error is larger).
+    """
+    if epsilon(at(0), delta) > target_epsilon:
+        return 0
+    low, high, last = 0, UNLIMITED + 1, (0.0, -math.inf)
+    count, slope = max(1, _most_by_rdp(at, target_epsilon, delta)), 0.6
+    for attempt in range(100):
+        value = epsilon(at(count), delta)
+        low, high = (count, high) if value <= target_epsilon else (low, count)
+        slack = max(1, low // _EXACT_STEPS)
+        if high - low <= slack:
+            break
+        x, y = math.log(count), math.log(value / target_epsilon) if value > 0 else -math.inf
+        if math.isfinite(y) and math.isfinite(last[1]) and x != last[0]:
+            slope = min(max((y - last[1]) / (x - last[0]), 0.05), 3.0)
+        last = (x, y)
+        root = math.exp(x + min(max(-y / slope, -2.0), 2.0))
+        aim = round(root + (0.4 if value <= target_epsilon else -0.4) * slack)  # the other side of the root, just
+        count = aim if attempt < _SECANTS and low < aim < high else (low + min(high, 8 * low + 2)) // 2
+        count = min(max(count, low + 1), high - 1)
+    return low
+
+
+def _most_by_rdp(at: Callable[[int], Composition], target_epsilon: float, delta: float) -> int:
+    """The same for the Renyi bound, which is larger and nearly free: a place to start."""
+    low, high = 0, UNLIMITED + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if rdp_epsilon(at(middle), delta) <= target_epsilon else (low, middle)
+    return low
 
 
 def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -110,13 +226,16 @@ def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str
     plan = build_federation(scenario).plan
     units = []
     if plan.example is not None:
-        clients = range(len(plan.example.rates))
-        times = plan.example.participations
-        events = {compose([(plan.example.event(i), int(plan.example.steps[i]) * times)]) for i in clients}
-        units.append(_unit(plan.example, max_epsilon(events, plan.example.delta), times))
+        clients, times = range(len(plan.example.rates)), plan.example.participations
+        spent = {
+            (compose([(plan.example.event(i), int(plan.example.steps[i]) * times)]), float(plan.example.deltas[i]))
+            for i in clients
+        }
+        units.append(_unit(plan.example, max_epsilon(spent), times))
     if plan.client is not None:
-        events = {compose([(plan.client.event, scenario.rounds)])}
-        units.append(_unit(plan.client, max_epsilon(events, plan.client.delta), scenario.rounds))
+        times = scenario.cohort.sampling.times(scenario.rounds)
+        spent = {(compose([(plan.client.event, times)]), float(plan.client.deltas[0]))}
+        units.append(_unit(plan.client, max_epsilon(spent), times))
     return {"scenario": scenario.name, "digest": scenario.digest, "rounds": scenario.rounds, "privacy": units}
 
 
@@ -125,26 +244,8 @@ def _unit(plan: Any, epsilon: float, rounds: int) -> dict[str, Any]:
     return {
         "unit": plan.unit,
         "epsilon": min(epsilon, plan.budget) if plan.budget else epsilon,
-        "delta": plan.delta,
+        "delta": float(plan.deltas.max()),
         "rounds": rounds,
         "noise_multiplier": {"min": float(min(noise)), "max": float(max(noise))},
         "budget": plan.budget,
     }
-
-
-def plan_ledger(path: Path, delta: float) -> dict[str, Any]:
-    """What a ledger file holds: per unit the largest epsilon at ``delta`` and the number of events."""
-    from fedsim.privacy.ledger import Ledger
-
-    if not path.is_file():
-        raise BadInput(f"There is no ledger at {path}.")
-    try:
-        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
-            population, clients = db.execute("SELECT population, clients FROM meta").fetchone()
-            units = dict(db.execute("SELECT unit, SUM(count) FROM charges GROUP BY unit"))
-    except (sqlite3.DatabaseError, TypeError) as error:
-        raise BadInput(f"{path} is not a privacy ledger: {error}.") from error
-    ledger = Ledger(path, population, clients, run="")
-    spent = {unit: {"epsilon": ledger.spent(unit, delta), "delta": delta, "events": units[unit]} for unit in units}
-    ledger.close()
-    return {"population": population, "clients": clients, "units": spent}

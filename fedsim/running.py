@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
 from fedsim.privacy.ledger import Ledger, Limit
+from fedsim.privacy.planning import correlation
 from fedsim.record import RunDirectory
 from fedsim.report import build_report
 from fedsim.scenario import Scenario
@@ -74,6 +76,7 @@ def run(
     if path.exists():
         raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.")
     federation = build_federation(scenario)
+    _check_shared_ledger(federation)
     directory = RunDirectory.create(path, scenario)
     return _execute(_open(federation, directory, on_round), began, on_ready)
 
@@ -89,9 +92,7 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     session = _open(build_federation(scenario), directory, on_round)
     checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
-        tensors, session.progress = checkpoint
-        session.participations[:] = tensors.pop("participations").numpy()
-        session.server.restore(tensors)
+        session.restore(*checkpoint)
     return _execute(session, began, on_ready)
 
 
@@ -111,13 +112,45 @@ def default_directory(scenario: Scenario) -> Path:
 
 
 def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
-    clients = len(federation.population)
-    limits = {plan.unit: Limit(plan.budget, plan.delta) for plan in federation.plan.units if plan.budget is not None}
-    ledger = Ledger(directory.path / "ledger.db", federation.population.digest(), clients, directory.run_id, limits)
-    server = ServerStep(federation.scenario.algorithm.server, federation.start)
-    session = Session(federation, directory, ledger, server, np.zeros(clients, np.int32))
+    plan = federation.plan
+    session = Session(
+        federation=federation,
+        directory=directory,
+        ledger=_ledger(federation, directory),
+        server=ServerStep(federation.scenario.algorithm.server, federation.start),
+        participations=np.zeros(len(federation.population), np.int32),
+        clip_norms=plan.clip_norms(),
+        correlation=correlation(plan.client, federation.scenario.rounds) if plan.client else None,
+    )
     session.on_round = on_round or session.on_round
     return session
+
+
+def _ledger(federation: Federation, directory: RunDirectory) -> Ledger:
+    """The run's own ledger, or the one that it shares with other runs."""
+    plan, shared = federation.plan, federation.scenario.privacy.ledger
+    path = Path(shared) if shared else directory.path / "ledger.db"
+    limits = {unit.unit: Limit(unit.budget, unit.deltas) for unit in plan.units if unit.budget is not None}
+    # With a seed, a round that is run again after a crash releases the same values, so it is charged once. With secure
+    # randomness it releases new ones: a name of its own makes every start of the run pay for what it releases.
+    name = directory.run_id if plan.randomness == "reproducible" else f"{directory.run_id}/{secrets.token_hex(4)}"
+    return Ledger(path, federation.population.digest(), len(federation.population), name, limits)
+
+
+def _check_shared_ledger(federation: Federation) -> None:
+    """Raise ``BadInput`` if the shared ledger is another population's, or holds events of another relation."""
+    shared = federation.scenario.privacy.ledger
+    if shared is None or not Path(shared).exists():
+        return
+    ledger = Ledger(Path(shared), federation.population.digest(), len(federation.population), run="")
+    client = federation.plan.client
+    for event, _ in (part for composition in ledger.compositions("client") for part in composition):
+        if client is not None and event.relation != client.event.relation:
+            raise BadInput(
+                f'privacy.ledger = "{shared}": it holds client-level events under {event.relation}, which do not '
+                f"compose with this run's {client.event.relation}. Use a ledger for each relation."
+            )
+    ledger.close()
 
 
 def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result:
@@ -153,6 +186,8 @@ def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
     directory.save_model(named_parameters(federation, session.server.params))
     directory.write_json("clients.json", client_statistics(session))
     directory.write_json("summary.json", summarise(session, status, reason, setup))
+    if federation.scenario.privacy.ledger is not None:
+        session.ledger.copy_to(directory.path / "ledger.db")
     session.ledger.close()
     build_report(directory.path)
     return Result(directory.path, _read_summary(directory.path))

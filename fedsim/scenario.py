@@ -14,6 +14,7 @@ from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
 from fedsim.data import SOURCES, Digits
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid
+from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING, Clipping, FixedClip
 from fedsim.privacy.sampling import SAMPLINGS, All, CohortSampling
 from fedsim.settings import Count, NonNegative, Positive, choice, section
 
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
     ModelChoice = ModelSettings
     AlgorithmChoice = Algorithm
     SamplingChoice = CohortSampling
+    ExampleClippingChoice = Clipping
+    ClientClippingChoice = Clipping
 else:
     DataChoice = choice("source", SOURCES)
     PartitionChoice = choice("kind", PARTITIONS)
     ModelChoice = choice("name", MODELS, Custom)
     AlgorithmChoice = choice("name", ALGORITHMS)
     SamplingChoice = choice("kind", SAMPLINGS)
+    ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
+    ClientClippingChoice = choice("kind", CLIENT_CLIPPING)
 
 Delta = Annotated[float, Field(gt=0, lt=1)]
 
@@ -59,23 +64,46 @@ class ExamplePrivacy:
     """Example-level privacy: DP-SGD in every client (Abadi et al. 2016, arXiv 1607.00133).
 
     ``sampling_rate`` is the public Poisson rate of a record in a step; left out, it is batch_size / n_i and n_i counts
-    as public. ``target_epsilon`` calibrates each client's noise and is that client's budget.
+    as public. ``target_epsilon`` calibrates each client's noise (or one ``noise`` common to all) and is that client's
+    budget. ``delta`` is the same for all, or ``delta_times_n / n_i``.
     """
 
     clip_norm: Positive
+    clipping: ExampleClippingChoice = FixedClip()
     noise_multiplier: NonNegative | None = None
     target_epsilon: Positive | None = None
-    delta: Delta
+    noise: Literal["per_client", "common"] = "per_client"
+    delta: Delta | None = None
+    delta_times_n: Delta | None = None
     sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     budget: Positive | None = None
 
 
 @section
 @dataclass(frozen=True, kw_only=True)
+class Projected:
+    """A larger hypothetical deployment whose noise (per client) is simulated; its epsilon is labelled projected."""
+
+    cohort: Count
+    population: Count
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
 class ClientPrivacy:
-    """Client-level privacy: clipped updates, noise at the server (McMahan et al. 2018, arXiv 1710.06963)."""
+    """Client-level privacy: clipped updates, noise at the server (McMahan et al. 2018, arXiv 1710.06963).
+
+    ``placement = "client"`` is local DP: every client noises its own update. ``mechanism`` "banded" (with ``bands``) or
+    "tree" correlates the server's noise over rounds and needs ``cohort.sampling.kind = "cyclic"``.
+    """
 
     clip_norm: Positive
+    clipping: ClientClippingChoice = FixedClip()
+    placement: Literal["server", "client"] = "server"
+    mechanism: Literal["gaussian", "banded", "tree"] = "gaussian"
+    bands: Count | None = None
+    relation: Literal["add-remove", "zero-out", "replace-one"] | None = None
+    projected: Projected | None = None
     noise_multiplier: NonNegative | None = None
     target_epsilon: Positive | None = None
     delta: Delta
@@ -85,10 +113,16 @@ class ClientPrivacy:
 @section
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """The units that are protected; both may be on in one run."""
+    """The units that are protected; both may be on in one run.
+
+    ``randomness = "secure"`` draws noise, batches and cohorts from the operating system's entropy. ``ledger`` is a file
+    shared by all runs on the same population, which then compose.
+    """
 
     example: ExamplePrivacy | None = None
     client: ClientPrivacy | None = None
+    randomness: Literal["reproducible", "secure"] = "reproducible"
+    ledger: str | None = None
 
 
 @section

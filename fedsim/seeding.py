@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,12 +20,25 @@ class Stream(IntEnum):
     INIT = 6
     SERVER_NOISE = 7
     SPLIT = 8
+    LOCAL_NOISE = 9
+    REPLAY = 10
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:
     """A NumPy generator for one purpose in one round at one client."""
     sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), round_, client))
     return np.random.Generator(np.random.SFC64(sequence))
+
+
+def private_generator(
+    randomness: Literal["reproducible", "secure"], stream: Stream, seed: int, round_: int = 0, client: int = 0
+) -> Any:
+    """The generator that a guarantee rests on: the scenario's stream, or a cryptographic one keyed by the system."""
+    if randomness == "secure":
+        from fedsim.privacy.secure import SecureGenerator
+
+        return SecureGenerator()
+    return generator(seed, stream, round_, client)
 
 
 def torch_generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> torch.Generator:

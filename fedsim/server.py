@@ -17,14 +17,16 @@ from torch import Tensor
 from fedsim.aggregation import ServerStep, WeightedSum
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.federation import Federation
-from fedsim.messages import MalformedMessage, TrainJob, pack_job, unpack_reply
+from fedsim.messages import MalformedMessage, TrainJob, TrainReply, pack_job, unpack_reply
 from fedsim.params import Layout, bind_vector
+from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.events import Event
 from fedsim.privacy.ledger import Ledger
-from fedsim.privacy.plan import ExamplePlan
+from fedsim.privacy.mechanism import adapted
+from fedsim.privacy.plan import ExamplePlan, Unit, adaptive
 from fedsim.privacy.sampling import Ids
 from fedsim.record import Progress, RunDirectory
-from fedsim.seeding import Stream, generator
+from fedsim.seeding import Stream, private_generator
 
 app = ServerApp()
 
@@ -38,9 +40,30 @@ class Session:
     ledger: Ledger
     server: ServerStep
     participations: np.ndarray[Any, np.dtype[np.int32]]
+    clip_norms: dict[Unit, float]
+    correlation: CorrelatedNoise | None = None
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a checkpoint needs beside ``progress``."""
+        units = sorted(self.clip_norms)
+        tensors = {"participations": torch.from_numpy(self.participations)}
+        tensors["clip_norms"] = torch.tensor([self.clip_norms[unit] for unit in units], dtype=torch.float64)
+        if self.correlation is not None:
+            tensors["correlation"] = self.correlation.state()
+        return self.server.state() | tensors
+
+    def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+        """Take a checkpoint's state back."""
+        self.progress = progress
+        self.participations[:] = tensors.pop("participations").numpy()
+        values = tensors.pop("clip_norms").tolist()
+        self.clip_norms = dict(zip(sorted(self.clip_norms), values, strict=True))
+        if self.correlation is not None:
+            self.correlation.restore(tensors.pop("correlation"))
+        self.server.restore(tensors)
 
     @property
     def finished(self) -> bool:
@@ -72,19 +95,19 @@ def run_rounds(session: Session, grid: Grid) -> None:
     while not session.finished:
         started, round_ = time.perf_counter(), session.progress.round + 1
         cohort = draw_cohort(session, round_)
-        session.ledger.charge(round_, federation.plan.charges(cohort))
+        session.ledger.charge(round_, federation.plan.charges(round_, cohort))
         jobs = make_jobs(session, grid, round_, cohort)
         replies = grid.send_and_receive([pack_job(job, node) for node, job in jobs.items()])
-        total, dropped, invalid = collect(session, jobs, replies)
-        update = release(federation, total, round_)
-        server.step(update)
+        sums = collect(session, jobs, replies)
+        server.step(release(session, sums, round_))
         if not torch.isfinite(server.params).all():
             raise FedsimError(
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
             )
+        adapt_to_gradients(session, sums, cohort)
         session.participations[cohort] += 1
-        session.progress.invalid_updates += invalid
-        finish_round(session, round_, cohort, dropped, started)
+        session.progress.invalid_updates += sums.invalid
+        finish_round(session, round_, cohort, sums.dropped, started)
 
 
 def draw_cohort(session: Session, round_: int) -> Ids:
@@ -94,7 +117,8 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     """
     federation = session.federation
     clients, plan = len(federation.population), federation.plan
-    cohort = plan.sampling.draw(clients, generator(federation.scenario.seed, Stream.COHORT, round_))
+    rng = private_generator(plan.randomness, Stream.COHORT, federation.scenario.seed, round_)
+    cohort = plan.sampling.draw(clients, round_, rng)
     if plan.example is None or plan.example.budget is None:
         return cohort
     able = _able(session, plan.example, cohort)
@@ -126,21 +150,45 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     params = session.server.params.detach().cpu().numpy().copy()
     text = scenario.to_toml()
     return {
-        node: TrainJob(round_, text, scenario.digest, part, params)
+        node: TrainJob(round_, text, scenario.digest, part, params, dict(session.clip_norms))
         for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
         if len(part)
     }
 
 
-def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> tuple[WeightedSum, int, int]:
-    """Sum the nodes' replies; also how many clients dropped out and how many updates were invalid.
+@dataclass
+class Collected:
+    """A round's replies added up: updates, how many clients dropped out, invalid updates, and centred counts."""
+
+    updates: WeightedSum
+    asked: int
+    invalid: int = 0
+    example_count: float = 0.0
+    client_count: float = 0.0
+
+    @property
+    def dropped(self) -> int:
+        """Clients that were asked and did not answer."""
+        return self.asked - self.updates.clients
+
+    def add(self, reply: TrainReply) -> None:
+        """Add one node's reply."""
+        device = self.updates.total.device
+        self.updates.add_sum(torch.from_numpy(reply.total).to(device), reply.weight, reply.clients)
+        self.invalid += reply.invalid
+        self.example_count += reply.example_count
+        self.client_count += reply.client_count
+
+
+def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collected:
+    """Sum the nodes' replies.
 
     A client that drops out is a zero vector: its share of the privacy is spent all the same. Raises ``FedsimError`` if
     every node failed, or if a node's noise does not match what the ledger was charged.
     """
-    federation = session.federation
+    federation, failure = session.federation, ""
     size = federation.start.numel()
-    total, answered, invalid, failure = WeightedSum(size, federation.device), 0, 0, ""
+    sums = Collected(WeightedSum(size, federation.device), sum(len(job.clients) for job in jobs.values()))
     for message in replies:
         job = jobs[message.metadata.src_node_id]
         try:
@@ -148,18 +196,16 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> tuple[
         except MalformedMessage as error:
             failure = str(error)
             continue
-        if reply.events != _charged_events(federation, job.clients):
+        if reply.events != _charged_events(federation, job):
             raise FedsimError(
                 "A node's privacy noise does not match what the ledger was charged for it; the run stops."
             )
-        total.add_sum(torch.from_numpy(reply.total).to(federation.device), reply.weight, reply.clients)
-        answered, invalid = answered + reply.clients, invalid + reply.invalid
-    asked = sum(len(job.clients) for job in jobs.values())
-    if asked and not answered:
+        sums.add(reply)
+    if sums.asked and sums.dropped == sums.asked:
         raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
-    if answered and invalid == answered and federation.plan.client is None:
+    if sums.asked and sums.invalid == sums.asked and federation.plan.client is None:
         raise FedsimError("Training diverged: every client's update is NaN or infinite. Lower a learning rate.")
-    return total, asked - answered, invalid
+    return sums
 
 
 def _content(message: Message) -> Message:
@@ -168,23 +214,42 @@ def _content(message: Message) -> Message:
     return message
 
 
-def _charged_events(federation: Federation, clients: Ids) -> Counter[Event]:
+def _charged_events(federation: Federation, job: TrainJob) -> Counter[Event]:
+    """The events of the noise that the job's clients add themselves."""
     events: Counter[Event] = Counter()
-    if federation.plan.example:
-        for charge in federation.plan.example.charges(clients):
+    for charge in federation.plan.charges(job.round, job.clients):
+        if charge.unit == "example" or not federation.plan.trusts_the_server:
             assert charge.clients is not None
             events[charge.event] += charge.count * len(charge.clients)
     return events
 
 
-def release(federation: Federation, total: WeightedSum, round_: int) -> Tensor:
-    """The round's update: under client-level privacy noised, over the public expected weight; else the mean."""
+def release(session: Session, sums: Collected, round_: int) -> Tensor:
+    """The round's update: noised, over the public expected weight, where the server noises; else the mean."""
+    federation, total = session.federation, sums.updates
     plan = federation.plan.client
-    if plan is None:
+    if plan is None or not federation.plan.trusts_the_server:
         return total.total / total.weight if total.weight else total.total
-    rng = generator(federation.scenario.seed, Stream.SERVER_NOISE, round_)
-    noised, _ = plan.mechanism.release(total.total, rng)
-    return noised / plan.expected_weight
+    rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.seed, round_)
+    correlate = session.correlation.next if session.correlation else None
+    clip_norm = session.clip_norms["client"]
+    released = plan.mechanism(clip_norm * plan.projected).release(total.total, rng, sums.client_count, correlate)
+    settings = adaptive(plan)
+    if settings is not None and released.count is not None:
+        share = released.count / plan.expected_weight + 0.5
+        session.clip_norms["client"] = adapted(clip_norm, settings.learning_rate, settings.quantile, share)
+    return released.total / plan.expected_weight
+
+
+def adapt_to_gradients(session: Session, sums: Collected, cohort: Ids) -> None:
+    """Move the example-level clip norm by the clients' noised counts; what divides them is public."""
+    plan = session.federation.plan.example
+    settings = adaptive(plan)
+    if plan is None or settings is None or len(cohort) == 0:
+        return
+    share = sums.example_count / float(plan.steps[cohort].sum() * plan.batch_size) + 0.5
+    clip_norm = session.clip_norms["example"]
+    session.clip_norms["example"] = adapted(clip_norm, settings.learning_rate, settings.quantile, share)
 
 
 def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, started: float) -> None:
@@ -198,7 +263,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1
     model_bytes = 4 * federation.start.numel()
-    spent = {plan.unit: session.ledger.spent(plan.unit, plan.delta) for plan in federation.plan.units}
+    spent = {plan.unit: session.ledger.spent(plan.unit, plan.deltas) for plan in federation.plan.units}
     seconds = time.perf_counter() - started
     row = {
         "round": round_,
@@ -210,12 +275,12 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         "bytes_down": len(cohort) * model_bytes,
         "epsilon_example": spent.get("example"),
         "epsilon_client": spent.get("client"),
+        **{f"clip_norm_{plan.unit}": session.clip_norms[plan.unit] for plan in federation.plan.units if adaptive(plan)},
     }
     progress.round = round_
     progress.seconds += seconds
     session.directory.append_round(row, progress)
-    tensors = session.server.state() | {"participations": torch.from_numpy(session.participations)}
-    session.directory.save_checkpoint(tensors, progress)
+    session.directory.save_checkpoint(session.state(), progress)
     session.on_round(row)
 
 

@@ -39,7 +39,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "parameters": federation.start.numel(),
         "privacy": [entry | {"nan_updates": invalid} for entry in privacy_entries(federation, session.ledger)],
         "outside": outside(federation),
-        "projected": False,
+        "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
         "seconds": {
             "total": round(setup + session.progress.seconds, 3),
             "setup": round(setup, 3),
@@ -59,7 +59,7 @@ def client_statistics(session: Session) -> dict[str, Any]:
     """Histograms over clients (sizes, participations, epsilon) and the labels of the first clients, for the report."""
     federation, sizes = session.federation, session.federation.population.sizes
     example = federation.plan.example
-    epsilons = session.ledger.epsilons("example", example.delta) if example else None
+    epsilons = session.ledger.epsilons("example", example.deltas) if example else None
     return {
         "clients": len(sizes),
         "records": int(sizes.sum()),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ import torch
 
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
+from fedsim.messages import TrainJob
 
 SMALL = """
 seed = 3
@@ -55,6 +56,13 @@ def _no_global_randomness() -> Iterator[None]:
     yield
     assert torch.equal(torch.get_rng_state(), before[0]), "torch's global generator was used"
     assert np.random.get_state()[1].tobytes() == before[1], "NumPy's global generator was used"  # noqa: NPY002
+
+
+def job_of(federation: Federation, clients: Iterable[int] | None = None, round_: int = 2) -> TrainJob:
+    """A round's job for some clients (all of them by default), from the start's parameters."""
+    ids = np.arange(len(federation.population)) if clients is None else np.array(list(clients), np.int64)
+    start, norms = federation.start.numpy(), federation.plan.clip_norms()
+    return TrainJob(round_, "", federation.scenario.digest, ids, start, norms)
 
 
 @pytest.fixture

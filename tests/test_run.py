@@ -13,11 +13,10 @@ import fedsim
 import fedsim.federation
 from fedsim.client import train_clients
 from fedsim.errors import BadInput, FedsimError
-from fedsim.messages import TrainJob
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.ledger import Ledger
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
 
 BOTH = SMALL + EXAMPLE_PRIVACY + CLIENT_PRIVACY
 POISSON = 'cohort.sampling={kind="poisson", rate=0.5}'
@@ -69,7 +68,7 @@ def test_reported_epsilons_are_those_of_an_independent_recount(tmp_path):
 
     times = np.zeros(6, int)
     for round_ in range(1, 7):
-        times[made.plan.sampling.draw(6, generator(3, Stream.COHORT, round_))] += 1
+        times[made.plan.sampling.draw(6, round_, generator(3, Stream.COHORT, round_))] += 1
     counts = times * plan.steps
     expected = [epsilon(compose([(plan.event(c), int(counts[c]))]), 1e-4) for c in range(6)]
     entry = result.privacy[0]
@@ -217,7 +216,7 @@ def test_a_failing_client_app_stops_the_run_with_its_reason(tmp_path, monkeypatc
 
 def test_an_invalid_update_counts_as_zero_and_is_counted(federation, monkeypatch):
     made = federation(text=SMALL + CLIENT_PRIVACY)
-    job = TrainJob(1, "", made.scenario.digest, np.arange(6), made.start.numpy())
+    job = job_of(made, round_=1)
 
     def poisoned(gradients, algorithm, start, works):
         updates = torch.ones(len(works), len(start))
@@ -245,11 +244,14 @@ def test_empty_cohorts_release_noise_and_are_charged(tmp_path):
 
 def test_without_client_privacy_weights_are_sizes_and_with_it_uniform_or_capped(federation):
     made = federation()
-    job = TrainJob(1, "", made.scenario.digest, np.arange(6), made.start.numpy())
+    job = job_of(made, round_=1)
     assert train_clients(made, job).weight == made.population.sizes.sum()
-    assert train_clients(federation(text=SMALL + CLIENT_PRIVACY), job).weight == 6
+    uniform = federation(text=SMALL + CLIENT_PRIVACY)
+    assert train_clients(uniform, job_of(uniform)).weight == 6
     capped = federation('algorithm.weighting="examples"', "algorithm.weight_cap=100", text=SMALL + CLIENT_PRIVACY)
-    assert train_clients(capped, job).weight == pytest.approx(np.minimum(made.population.sizes / 100, 1).sum())
+    assert train_clients(capped, job_of(capped)).weight == pytest.approx(
+        np.minimum(made.population.sizes / 100, 1).sum()
+    )
 
 
 def test_noise_that_was_not_charged_is_refused(tmp_path, monkeypatch):

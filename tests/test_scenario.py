@@ -120,7 +120,7 @@ server = { optimizer = "adma" }
 [cohort]
 sampling = { kind = "poison", rate = 0.5 }
 [privacy.example]
-clip_norm = 1
+delta = 1e-5
 target_epsilon = nan
 [privacy.client]
 clip_norm = 1
@@ -147,7 +147,7 @@ trainer = "vectorized"
         ("algorithm.local.epochs = true:", "integer"),
         ('cohort.sampling.kind = "poison":', 'did you mean "poisson"?'),
         ("privacy.example.target_epsilon = NaN:", "finite"),
-        ("privacy.example.delta is missing", ""),
+        ("privacy.example.clip_norm is missing", ""),
         ("evaluation.early_stopping = 5:", "object"),
         ('engine.trainer = "vectorized":', 'did you mean "vectorised"?'),
         ('algorithm.server.optimizer = "adma":', "did you mean"),
@@ -195,6 +195,23 @@ def test_an_unknown_key_is_named_with_the_nearest_valid_one(table, key):
 def test_unknown_keys_are_found_inside_a_list_and_beside_each_other():
     found = problems(FULL, "model.convolutions=[{channels=1}, {channels=2, a=1, stried=2}]")
     assert sorted(line.split(" =")[0] for line in found) == ["model.convolutions[1].a", "model.convolutions[1].stried"]
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ('population.partition={kind="dirichlet", dirichlet=3}', "population.partition.dirichlet = 3: unknown key"),
+        ('model={name="mlp", mlp={x=3}}', 'model.mlp = {"x": 3}: unknown key'),
+        ('model={name="cnn", convolutions=[{cnn=1, channels=1}]}', "model.convolutions[0].cnn = 1: unknown key"),
+        ('model={name="a:b", "package.module:name"=3}', "model.package.module:name = 3: unknown key"),
+    ],
+)
+def test_a_key_called_like_what_its_table_is_of_is_found_all_the_same(override, start):
+    assert only_problem(FULL, override).startswith(start)
+
+
+def test_a_scenario_called_like_a_table_does_not_confuse_the_paths():
+    assert only_problem(FULL, "name=model", "model.hidden=3").startswith("model.hidden = 3:")
 
 
 def test_an_unknown_key_far_from_all_names_lists_the_valid_ones():
@@ -431,11 +448,10 @@ def test_the_resolved_file_writes_out_every_default():
         "dropout": 0.0,
         "initialisation": "default",
     }
-    optional = {"steps", "weight_cap", "example", "client", "early_stopping"}
 
     def check(value: Any, settings: Any) -> None:
         names = {field.name for field in dataclasses.fields(settings)}
-        assert names - set(value) <= optional
+        assert set(value) == {name for name in names if getattr(settings, name) is not None}
         for name in value:
             if dataclasses.is_dataclass(getattr(settings, name)):
                 check(value[name], getattr(settings, name))
@@ -449,39 +465,36 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Any]]:
     return [(path, value)]
 
 
+def another(value: Any, path: str) -> Any:
+    """Another value that is valid at ``path`` of FULL; None for a name whose alternatives all need other keys too."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1 if isinstance(value, int) else value * 1.0625
+    if isinstance(value, list):
+        return [*value, value[-1]]
+    names = [name for node in tables(SCHEMA) if isinstance(node, dict) for name in node.get("enum", [])]
+    for name in [*names, "rmsprop", "y"]:
+        if name != value and read_or_refused(FULL, [f'{path}="{name}"']) is not None:
+            return name
+    return None
+
+
 def test_the_digest_changes_with_every_single_value_and_with_nothing_else():
     scenario = parse_scenario(FULL, "full")
     assert parse_scenario(FULL + "# a comment", "full").digest == scenario.digest
-    digests = [scenario.digest]
-    other = {"kind": "iid", "source": "mnist", "optimizer": "rmsprop", "activation": "gelu", "trainer": "vectorised"}
-    changed = {
-        "weighting": "auto",
-        "initialisation": "xavier",
-        "device": "auto",
-        "name": "y",
-        "hidden": [16, 9],
-        "betas": [0.8, 0.91],
-        "convolutions": [{"channels": 5}],
-    } | other
-    for path, value in leaves(scenario.to_dict()):
-        name = path.rpartition(".")[2]
-        if name in ("kind", "source") or path in ("model.name", "algorithm.name", "engine.kind"):
-            continue  # another kind takes other keys; below
-        if isinstance(value, float):
-            new: Any = value * 1.0625
-        elif isinstance(value, int):
-            new = value + 1
-        else:
-            new = changed[name]
-        digests.append(parse_scenario(FULL, "full", [f"{path}={toml_value(new)}"]).digest)
-    for override in (
+    overrides = [
         'data={source="mnist"}',
         'population.partition={kind="iid"}',
         'model={name="mlp"}',
         'algorithm={name="fedavg"}',
         'cohort.sampling={kind="all"}',
-    ):
-        digests.append(parse_scenario(FULL, "full", [override]).digest)
+    ]
+    for path, value in leaves(scenario.to_dict()):
+        new = another(value, path)
+        if new is not None:
+            overrides.append(f"{path}={toml_value(new)}")
+    digests = [scenario.digest, *(parse_scenario(FULL, "full", [override]).digest for override in overrides)]
     assert len(digests) > 40
     assert len(set(digests)) == len(digests)
     assert all(re.fullmatch("[0-9a-f]{12}", digest) for digest in digests)
@@ -570,7 +583,7 @@ def test_the_schema_lists_every_entry_of_every_table():
         return "const" in spec.get("properties", {}).get(key, {})
 
     assert named("source") == set(SOURCES)
-    assert named("kind") - {"inprocess"} == set(PARTITIONS) | set(SAMPLINGS)
+    assert named("kind") >= set(PARTITIONS) | set(SAMPLINGS)
     assert named("name") == set(MODELS) | set(ALGORITHMS)
     assert set(SCHEMA["$defs"]["EngineSettings"]["properties"]["trainer"]["enum"]) == {"auto", *TRAINERS}
 
@@ -620,6 +633,13 @@ def test_a_client_delta_of_one_over_clients_or_more_is_refused(delta):
 
 def test_a_client_delta_just_below_one_over_clients_is_accepted():
     assert parse_scenario(CLIENT + "noise_multiplier = 1.0\ndelta = 0.0499", "x").privacy.client.delta == 0.0499
+
+
+def test_noise_cannot_be_correlated_over_more_rounds_than_there_are():
+    text = CLIENT + 'delta = 1e-3\nnoise_multiplier = 1.0\nmechanism = "banded"\nbands = 4\n'
+    cyclic = 'cohort.sampling={kind="cyclic", groups=4}'
+    assert parse_scenario(text, "x", [cyclic, "rounds=4"]).privacy.client.bands == 4
+    assert only_problem(text, cyclic, "rounds=3").startswith("privacy.client.bands = 4:")
 
 
 def test_a_fixed_cohort_cannot_be_larger_than_the_population():
@@ -728,8 +748,8 @@ def test_a_wrong_value_that_a_table_needs_does_not_hide_an_impossible_combinatio
 
 
 def test_a_missing_value_does_not_hide_an_impossible_combination():
-    found = problems('[privacy.client]\nclip_norm = 1.0\n[cohort]\nsampling = { kind = "fixed", size = 99 }')
-    assert [line.split(" ")[0] for line in found] == ["privacy.client.delta", "cohort.sampling.size"]
+    found = problems('[privacy.client]\ndelta = 1e-3\n[cohort]\nsampling = { kind = "fixed", size = 99 }')
+    assert [line.split(" ")[0] for line in found] == ["privacy.client.clip_norm", "cohort.sampling.size"]
 
 
 # Any file at all

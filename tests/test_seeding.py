@@ -30,6 +30,8 @@ def test_neighbouring_streams_are_uncorrelated():
 
 def test_no_file_of_fedsim_imports_pythons_global_generator():
     for file in Path(fedsim.__file__).parent.rglob("*.py"):
+        if file.name == "replay.py":
+            continue  # it watches the global generators, to catch models that use them
         for node in ast.walk(ast.parse(file.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             module = node.module if isinstance(node, ast.ImportFrom) else None

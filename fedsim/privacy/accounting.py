@@ -10,6 +10,7 @@ from fedsim.privacy.accounting_export import to_dp_event, to_json
 from fedsim.privacy.accounting_pld import Mechanism, Steps, pld_epsilon
 from fedsim.privacy.accounting_prv import EPSILON_ERROR, prv_epsilon
 from fedsim.privacy.accounting_rdp import capped, rdp_epsilon, sensitivity
+from fedsim.privacy.cache import remembered
 from fedsim.privacy.events import Composition, Event
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "epsilon",
     "prv_epsilon",
     "rdp_epsilon",
+    "rough_epsilon",
     "to_dp_event",
     "to_json",
 ]
@@ -116,7 +118,9 @@ def epsilon(composition: Composition, delta: float) -> float:
     with the counts up to that error. Raises ValueError for delta outside (0, 1), mixed relations, and fixed-size
     cohorts under any relation but replace-one.
     """
-    return rough_epsilon(composition, delta)
+    if all(event.rate in (0, 1) for event, _ in composition):
+        return rough_epsilon(composition, delta)  # in closed form: quicker than looking it up
+    return remembered(f"epsilon at delta {delta!r} of {composition!r}", lambda: rough_epsilon(composition, delta))
 
 
 def cross_check(composition: Composition, delta: float) -> CrossCheck:

@@ -93,7 +93,9 @@ def _one_step(mechanism: Mechanism, direction: Direction, interval: float) -> _G
     return _Grid(first, masses, float(deltas[-1]), interval, _log_moments(masses, top, interval))
 
 
-def _window(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> tuple[float, float, float, bool]:
+def _window(
+    grids: Sequence[_Grid], counts: Sequence[int], delta: float, from_zero: bool
+) -> tuple[float, float, float, bool]:
     """Choose the tilt, and bound where all but _WINDOW_MASS of the tilted sum lies (Chernoff on either side).
 
     Returns the tilt, the lowest and the highest loss of the window, and whether no loss lies above it.
@@ -101,7 +103,7 @@ def _window(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> tupl
     pairs = list(zip(grids, counts, strict=True))
     totals = sum((count * grid.log_moments for grid, count in pairs), np.zeros_like(_TILTS))
     bounds = (totals - math.log(delta)) / _TILTS
-    chosen = int(np.argmin(bounds))
+    chosen = 0 if from_zero else int(np.argmin(bounds))
     tilt, moment, slack = _TILTS[chosen], totals[chosen], -math.log(_WINDOW_MASS)
     tilts, moments = np.append(0.0, _TILTS), np.append(0.0, totals)
     above, below = tilts > tilt, tilts < tilt
@@ -148,12 +150,13 @@ def _smallest_epsilon(losses: Floats, masses: Floats, delta: float) -> float:
     return float(losses[low]) + math.log((above - delta) / scaled)
 
 
-def _compose(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> float | None:
+def _compose(grids: Sequence[_Grid], counts: Sequence[int], delta: float, from_zero: bool = False) -> float | None:
     """Epsilon of one direction; None where the window would need too many points at this interval."""
     from scipy.fft import next_fast_len
 
     interval = grids[0].interval
-    tilt, low, high, complete = _window(grids, counts, delta)
+    tilt, low, high, complete = _window(grids, counts, delta, from_zero)
+    low = min(low, 0.0) if from_zero else low
     if (high - low) / interval > _WINDOW_POINTS - 4:
         return None
     start = math.floor(low / interval) - 1
@@ -169,7 +172,10 @@ def _compose(grids: Sequence[_Grid], counts: Sequence[int], delta: float) -> flo
     if not complete:  # what lies above the window has at most this much untilted mass: it counts as an infinite loss
         missed += _WINDOW_MASS * math.exp(min(log_total - tilt * float(losses[-1]), 0.0))
     target = delta * (1 - _DELTA_SLACK) - missed
-    return math.inf if target <= 0 else max(0.0, _smallest_epsilon(losses, masses, target))
+    value = math.inf if target <= 0 else max(0.0, _smallest_epsilon(losses, masses, target))
+    if 0 < value <= losses[0] and not from_zero:  # below the window, which the tilt put too high: hardly tilt at all
+        return _compose(grids, counts, delta, from_zero=True)
+    return value
 
 
 def _at_interval(steps: Steps, delta: float, interval: float) -> float | None:

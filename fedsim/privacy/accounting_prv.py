@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+from fedsim.privacy.accounting_opacus import prv_accountant
 from fedsim.privacy.accounting_rdp import rdp_epsilon
 from fedsim.privacy.events import Composition
 
@@ -36,13 +37,11 @@ def prv_epsilon(composition: Composition, delta: float) -> float | None:
         return None
     if rdp_epsilon(sampled, delta) > _LARGEST_EPSILON or _grid_points(sampled, delta) > _LARGEST_GRID:
         return None
-    from opacus.accountants import PRVAccountant
-
-    accountant = PRVAccountant()
+    accountant = prv_accountant()()
     accountant.history = [(event.noise_multiplier, event.rate, count) for event, count in sampled]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Opacus warns about the orders it uses to size its domain
-            return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR))
+            return max(0.0, float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR)))
     except (RuntimeError, ValueError):  # it found the discretisation or the precision insufficient
         return None

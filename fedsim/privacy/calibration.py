@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fedsim.privacy.accounting import check_delta, epsilon, rdp_epsilon, rough_epsilon
+from fedsim.privacy.cache import remembered
 from fedsim.privacy.events import Composition, Event, compose
 
 TOLERANCE = 1e-4  # relative, of the noise multiplier
@@ -16,6 +17,7 @@ _COARSENESS, _ROUGH_TOLERANCE = 8.0, 5e-3  # the first search has 64 times the e
 _LOWEST, _HIGHEST = math.log(1e-3), math.log(1e7)  # logarithms of the noise multipliers that are searched
 _LARGEST_MOVE = math.log(8.0)
 _SECANT_STEPS, _STEPS = 12, 60
+_PROBES = (0.31, 1.7, 23.0)  # what a function of the noise returns at these tells it from another one in the disk cache
 
 
 @dataclass
@@ -66,14 +68,24 @@ def calibrate_noise(
     """Smallest noise multiplier whose composition has epsilon <= target_epsilon, to 1e-4 of itself, never too small.
 
     ``event_at`` maps a noise multiplier to the composition; ``guess`` is a starting value. Returns 0 where no noise is
-    needed and 0.001 where that already suffices. Raises ValueError where no noise multiplier up to 1e7 does.
+    needed and 0.001 where that already suffices. Raises ValueError where no noise multiplier up to 1e7 does. A noise
+    from the disk cache is used only after its epsilon has been found to be within the target.
     """
     check_delta(delta)
     if not 0 < target_epsilon < math.inf:
         raise ValueError(f"target_epsilon must be positive and finite, got {target_epsilon}")
     if epsilon(event_at(0.0), delta) <= target_epsilon:
         return 0.0
+    return remembered(
+        f"noise from {guess!r} for epsilon {target_epsilon!r} at delta {delta!r} of {[event_at(z) for z in _PROBES]!r}",
+        lambda: _least_noise(event_at, target_epsilon, delta, guess),
+        holds=lambda noise: epsilon(event_at(noise), delta) <= target_epsilon,
+    )
 
+
+def _least_noise(
+    event_at: Callable[[float], Composition], target_epsilon: float, delta: float, guess: float | None
+) -> float:
     def relative(value: float) -> float:
         return math.log(value / target_epsilon) if value > 0 else -math.inf
 

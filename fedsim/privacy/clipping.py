@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,11 +23,20 @@ def row_norms(rows: Tensor) -> Tensor:
     return norms
 
 
-def clip_rows(rows: Tensor, clip_norm: float) -> tuple[Tensor, int]:
-    """Rows ``[n, params]`` clipped to ``clip_norm``, NaN or infinite ones made zero; also how many those were."""
+@dataclass(frozen=True)
+class ClippedRows:
+    """Clipped rows, how many were NaN or infinite (now zero), and the centred count of those within the clip norm."""
+
+    rows: Tensor
+    invalid: int
+    count: float
+
+
+def clip_rows(rows: Tensor, clip_norm: float) -> ClippedRows:
+    """Clip rows ``[n, params]`` to ``clip_norm``."""
     norms = row_norms(rows)
-    factors = clip_factors(norms, clip_norm)
-    return scale_rows(rows, factors, norms), int((~torch.isfinite(norms)).sum())
+    clipped = scale_rows(rows, clip_factors(norms, clip_norm), norms)
+    return ClippedRows(clipped, int((~torch.isfinite(norms)).sum()), float(((norms <= clip_norm).double() - 0.5).sum()))
 
 
 def scale_rows(rows: Tensor, factors: Tensor, norms: Tensor) -> Tensor:
@@ -34,11 +45,26 @@ def scale_rows(rows: Tensor, factors: Tensor, norms: Tensor) -> Tensor:
     return torch.where(torch.isfinite(norms).unsqueeze(-1), scaled, torch.zeros_like(scaled))
 
 
-def clipped_sums(gradients: Tensor, mask: Tensor, clip_norm: float) -> Tensor:
-    """Per-example gradients ``[clients, batch, params]`` clipped and summed over the real ones (``mask``)."""
+def clipped_sums(
+    gradients: Tensor, mask: Tensor, clip_norm: float, sizes: list[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Per-example gradients ``[clients, batch, params]`` clipped and summed over the real ones (``mask``).
+
+    With ``sizes`` (of the L parameter tensors) each part is clipped to ``clip_norm / sqrt(L)``. Also the centred
+    count ``[clients]`` of the real examples: +1/2 for each that is not longer than ``clip_norm``, else -1/2.
+    """
     norms = row_norms(gradients)
     finite = torch.isfinite(norms)
     if not bool(finite.all()):
         gradients = torch.where(finite.unsqueeze(-1), gradients, torch.zeros_like(gradients))
-    factors = clip_factors(norms, clip_norm) * mask
+    counts = (((norms <= clip_norm).double() - 0.5) * mask).sum(dim=-1)
+    if sizes is None:
+        return _weighted(gradients, clip_factors(norms, clip_norm) * mask), counts
+    parts = gradients.split(sizes, dim=-1)
+    share = clip_norm / len(sizes) ** 0.5
+    sums = [_weighted(part, clip_factors(row_norms(part), share) * mask) for part in parts]
+    return torch.cat(sums, dim=-1), counts
+
+
+def _weighted(gradients: Tensor, factors: Tensor) -> Tensor:
     return torch.einsum("cb,cbp->cp", factors.to(gradients.dtype), gradients)

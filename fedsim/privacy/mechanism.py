@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,15 +14,80 @@ from torch import Tensor
 from fedsim.privacy.events import Event
 
 
+@runtime_checkable
+class NoiseSource(Protocol):
+    """What noise is drawn from: a NumPy generator, or a cryptographic stream."""
+
+    def standard_normal(self, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Independent standard normals ``[size]``."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """A noised sum ``[params]``, a noised count (or None), and what both together spent."""
+
+    total: Tensor
+    count: float | None
+    event: Event
+
+
+def sum_noise_multiplier(noise_multiplier: float, count_noise: float | None) -> float:
+    """The multiplier left for the sum when a centred count is released too with noise of deviation ``count_noise``.
+
+    A centred bit is worth 1/2, so the count's multiplier is 2 count_noise, and the precisions of both add up to that of
+    the event (Andrew et al. 2021, arXiv 1905.03871, theorem 1). Raises ValueError if the count alone costs too much.
+    """
+    if count_noise is None:
+        return noise_multiplier
+    rest = noise_multiplier**-2 - (2 * count_noise) ** -2
+    if rest <= 0:
+        raise ValueError(
+            f"count_noise {count_noise:g} must exceed half the noise multiplier {noise_multiplier:g}: "
+            "the count alone would spend the whole event"
+        )
+    return float(rest**-0.5)
+
+
 @dataclass(frozen=True)
 class GaussianSum:
-    """Releases a sum of vectors that were each clipped to ``clip_norm`` (Dwork and Roth 2014; Abadi et al. 2016)."""
+    """Releases a sum of vectors that were each clipped to ``clip_norm`` (Dwork and Roth 2014; Abadi et al. 2016).
+
+    With ``count_noise`` it releases a sum of centred bits (each -1/2 or 1/2) as well, at no further cost.
+    """
 
     event: Event
     clip_norm: float
+    count_noise: float | None = None
 
-    def release(self, total: Tensor, rng: np.random.Generator) -> tuple[Tensor, Event]:
-        """The sum ``[params]`` plus noise of standard deviation noise_multiplier * clip_norm, and what that spent."""
-        noise = torch.from_numpy(rng.standard_normal(total.shape[-1], dtype=np.float32))
-        scale = self.event.noise_multiplier * self.clip_norm
-        return total + scale * noise.to(total.device, total.dtype), self.event
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise on each value of the sum."""
+        return sum_noise_multiplier(self.event.noise_multiplier, self.count_noise) * self.clip_norm
+
+    def release(
+        self,
+        total: Tensor,
+        rng: NoiseSource,
+        count: float | None = None,
+        correlate: Callable[[Callable[[], Tensor]], Tensor] | None = None,
+    ) -> Release:
+        """Noise the sum ``[params]`` and the count; ``correlate`` makes correlated noise of fresh normals."""
+
+        def fresh() -> Tensor:
+            return torch.from_numpy(rng.standard_normal(total.shape[-1])).to(total.device)
+
+        noise = fresh() if correlate is None else correlate(fresh)
+        noised = total + (self.deviation * noise).to(total.dtype)
+        if self.count_noise is None:
+            return Release(noised, None, self.event)
+        assert count is not None
+        return Release(noised, count + self.count_noise * float(rng.standard_normal(1)[0]), self.event)
+
+
+def adapted(clip_norm: float, learning_rate: float, quantile: float, unclipped: float) -> float:
+    """The next clip norm: smaller when more than the ``quantile`` of the norms lie below it.
+
+    The step is bounded by a factor of e^learning_rate, so that a noisy share outside [0, 1] cannot throw it far.
+    """
+    share = min(max(unclipped, 0.0), 1.0)
+    return clip_norm * math.exp(-learning_rate * (share - quantile))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,17 @@ from numpy.typing import NDArray
 
 from fedsim.federation import Federation
 from fedsim.privacy.accounting import cross_check
+from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.events import Composition
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
-from fedsim.privacy.sampling import Poisson
+from fedsim.privacy.sampling import Cyclic
 
 CONVERSION = (
     "privacy loss distributions, discretised pessimistically (connect the dots), composed by FFT and converted to "
     "(epsilon, delta) numerically; the closed form of the Gaussian mechanism where nothing is sub-sampled"
 )
+ONE_OWNER = "A {unit} {held}. A person with records at several clients is not covered as a whole."
 SEES_UPDATES = (
     "anyone who sees everything a client sends in every round: the server, the other clients, "
     "and whoever gets a model (noise is added inside the client, before anything leaves it)"
@@ -54,14 +57,15 @@ def _nothing() -> dict[str, Any]:
 
 
 def _entry(federation: Federation, ledger: Ledger, plan: ExamplePlan | ClientPlan) -> dict[str, Any]:
-    epsilons = ledger.epsilons(plan.unit, plan.delta)
-    worst = ledger.composition(plan.unit, int(epsilons.argmax()))
-    check = cross_check(worst, plan.delta)
+    epsilons = ledger.epsilons(plan.unit, plan.deltas)
+    worst = int(epsilons.argmax())
+    delta = float(plan.deltas[worst])
+    check = cross_check(ledger.composition(plan.unit, worst), delta)
     settings = getattr(federation.scenario.privacy, plan.unit)
     return {
         "unit": plan.unit,
         "epsilon": float(epsilons.max()),
-        "delta": plan.delta,
+        "delta": delta,
         "accountant": "pld",
         "conversion": CONVERSION,
         "rdp": check.rdp,
@@ -70,11 +74,12 @@ def _entry(federation: Federation, ledger: Ledger, plan: ExamplePlan | ClientPla
         "clip_norm": plan.clip_norm,
         "target_epsilon": settings.target_epsilon,
         "budget": plan.budget,
-        "mechanism": "gaussian",
-        "randomness": "reproducible",
+        "clipping": plan.clipping.kind,
+        "mechanism": settings.mechanism if isinstance(plan, ClientPlan) else "gaussian",
+        "randomness": federation.plan.randomness,
         **_spread(ledger.compositions(plan.unit)),
         **(_example(federation, plan) if isinstance(plan, ExamplePlan) else _client(federation, plan)),
-        "flags": _flags(federation, float(epsilons.max())),
+        "flags": _flags(federation, plan, float(epsilons.max())),
     }
 
 
@@ -102,9 +107,7 @@ def _range(values: list[Any]) -> Any:
 def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
     settings = federation.scenario.privacy.example
     assert settings is not None
-    assumptions = [
-        "Each record is held by one client. A person with records at several clients is not covered as a whole."
-    ]
+    assumptions = [ONE_OWNER.format(unit="record", held="is held by one client")]
     if settings.sampling_rate is None:
         assumptions.append(
             "How many records each client holds (n_i) is treated as public: it sets the rate batch_size / n_i and "
@@ -112,40 +115,76 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         )
     if federation.weighting == "examples":
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
+    if settings.delta_times_n is not None:
+        assumptions.append(
+            "Each client has its own delta, delta_times_n / n_i; the one shown is that of the largest epsilon."
+        )
+    if isinstance(plan.clipping, AdaptiveClip):
+        assumptions.append(
+            "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
+        )
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
-    largest = int(federation.population.sizes.max())
+    sizes = federation.population.sizes
     return {
         "relation": "add-remove",
         "adversary": SEES_UPDATES,
         "sampling": "poisson",
         "placement": "client",
-        "n": largest,
-        "delta_times_n": plan.delta * largest,
+        "n": int(sizes.max()),
+        "delta_times_n": float((plan.deltas * sizes).max()),
         "assumptions": assumptions,
     }
 
 
 def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
-    assumptions = ["A user is one client. A person with records at several clients is not covered as a whole."]
-    if isinstance(federation.plan.sampling, Poisson):
-        assumptions.append("Who takes part in a round is kept secret; the rate is public.")
+    clients = len(federation.population)
+    settings = federation.scenario.privacy.client
+    assert settings is not None
     return {
         "relation": plan.event.relation,
-        "adversary": SEES_MODELS,
+        "adversary": SEES_UPDATES if plan.placement == "client" else SEES_MODELS,
         "sampling": plan.event.sampling,
-        "placement": "server",
-        "n": len(federation.population),
-        "delta_times_n": plan.delta * len(federation.population),
-        "assumptions": assumptions,
+        "placement": plan.placement,
+        "n": clients,
+        "delta_times_n": float(plan.deltas.max()) * clients,
+        "assumptions": [
+            ONE_OWNER.format(unit="user", held="is one client"),
+            *_client_assumptions(federation, plan),
+        ],
+        "projected": settings.projected is not None,
     }
 
 
-def _flags(federation: Federation, epsilon: float) -> list[str]:
+def _client_assumptions(federation: Federation, plan: ClientPlan) -> Iterator[str]:
+    sampling = federation.plan.sampling
+    if plan.placement == "client":
+        yield "Each client noises its own update, so the guarantee does not rest on the server; no sampling is claimed."
+        return
+    if plan.event.sampling == "poisson":
+        yield "Who takes part in a round is kept secret; the rate is public."
+    if isinstance(sampling, Cyclic):
+        yield (
+            f"Clients form {sampling.groups} groups that take turns, which is public; the schedule is enforced, so "
+            f"that two participations of a client are at least {sampling.groups} rounds apart."
+        )
+    if isinstance(plan.clipping, AdaptiveClip):
+        yield "The clip norm follows a noised count of the clipped updates, which the same epsilon covers."
+
+
+def _flags(federation: Federation, plan: ExamplePlan | ClientPlan, epsilon: float) -> list[str]:
     flags = []
     if epsilon > 50:
         flags.append(f"Epsilon {epsilon:.3g} is so large that it guarantees nothing in practice.")
     elif epsilon > 10:
         flags.append(f"Epsilon {epsilon:.3g} is a weak guarantee.")
+    settings = federation.scenario.privacy.client
+    if plan.unit == "client" and settings is not None and settings.projected is not None:
+        flags.append(
+            f"Projected: the noise is that of a hypothetical deployment with {settings.projected.cohort} clients a "
+            f"round out of {settings.projected.population}. The clients simulated here have no such guarantee."
+        )
+    if federation.scenario.privacy.ledger is not None:
+        flags.append("The epsilon composes all runs in the shared ledger, this one included.")
     return flags
 
 

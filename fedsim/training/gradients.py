@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fedsim.models.layers import Dropout, dropout_layers
 from fedsim.params import Layout
 from fedsim.privacy.events import Event
+from fedsim.privacy.mechanism import Release
 from fedsim.tasks import Classification
 from fedsim.training.work import Batch
 
@@ -25,6 +26,12 @@ class Gradients(ABC):
         self.dropout_layers = dropout_layers(module)
         self.dropout_shapes = _input_shapes(module, self.dropout_layers, task)
         self.released: Counter[Event] = Counter()
+        self.counted = 0.0
+
+    def note(self, release: Release) -> None:
+        """Keep the books on what noise was drawn for: events, and the noised counts of adaptive clipping."""
+        self.released[release.event] += 1
+        self.counted += release.count or 0.0
 
     @abstractmethod
     def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fedsim.params import bind_vector
 from fedsim.privacy.clipping import clip_factors
+from fedsim.privacy.mechanism import Release
 from fedsim.tasks import Classification
 from fedsim.training.gradients import Gradients
 from fedsim.training.work import Batch, ClientWork
@@ -68,7 +69,8 @@ class OpacusGradients(Gradients):
             wrapped.zero_grad()
         optimizer.add_noise()
         optimizer.scale_grad()
-        self.released[work.mechanism.event] += 1  # type: ignore[union-attr]
+        assert optimizer.release is not None
+        self.note(optimizer.release)
         return torch.cat([p.grad.reshape(-1) for p in optimizer.params])
 
     def _wrap(self) -> GradSampleModule:
@@ -88,15 +90,19 @@ class _NanSafeOptimizer(DPOptimizer):
 
     def __init__(self, work: ClientWork, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.work = work
+        self.work, self.count = work, 0.0
+        self.release: Release | None = None
 
     def clip_and_accumulate(self) -> None:
         """Add the clipped per-example gradients of one piece to ``summed_grad``."""
         samples = [sample.flatten(1) for sample in self.grad_samples]
         norms = torch.stack([torch.linalg.vector_norm(s, dim=1, dtype=torch.float64) for s in samples]).norm(dim=0)
-        factors = clip_factors(norms, self.max_grad_norm)
+        self.count += float(((norms <= self.max_grad_norm).double() - 0.5).sum())
+        share = self.max_grad_norm / len(samples) ** 0.5
         for p, sample in zip(self.params, samples, strict=True):
             finite = torch.where(torch.isfinite(norms)[:, None], sample, torch.zeros_like(sample))
+            own = torch.linalg.vector_norm(finite, dim=1, dtype=torch.float64)
+            factors = clip_factors(own, share) if self.work.per_layer else clip_factors(norms, self.max_grad_norm)
             total = (factors.to(sample.dtype) @ finite).view_as(p)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
@@ -105,8 +111,9 @@ class _NanSafeOptimizer(DPOptimizer):
         parts = [torch.zeros_like(p) if p.summed_grad is None else p.summed_grad for p in self.params]
         total = torch.cat([part.reshape(-1) for part in parts])
         assert self.work.mechanism is not None
-        noised, _ = self.work.mechanism.release(total, self.work.noise)
-        for p, piece in zip(self.params, noised.split([p.numel() for p in self.params]), strict=True):
+        self.release = self.work.mechanism.release(total, self.work.noise, self.count)
+        pieces = self.release.total.split([p.numel() for p in self.params])
+        for p, piece in zip(self.params, pieces, strict=True):
             p.grad = piece.view_as(p)
 
     def scale_grad(self) -> None:

@@ -27,12 +27,12 @@ class VectorisedGradients(Gradients):
 
     def private(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
         """DP-SGD's gradient of every client, its noise from the client's own stream."""
-        total = self._clipped_sums(weights, batch)
-        for row, work in enumerate(batch.works):
+        total, counts = self._clipped_sums(weights, batch)
+        for row, (work, count) in enumerate(zip(batch.works, counts.tolist(), strict=True)):
             assert work.mechanism is not None
-            noised, event = work.mechanism.release(total[row], work.noise)
-            self.released[event] += 1
-            total[row] = noised / work.denominator
+            release = work.mechanism.release(total[row], work.noise, count)
+            self.note(release)
+            total[row] = release.total / work.denominator
         return total
 
     def bytes_per_client(self, batch_size: int, private: bool) -> int:
@@ -40,18 +40,21 @@ class VectorisedGradients(Gradients):
         rows = 8 + (3 * batch_size if private else 0)
         return 4 * self.layout.size * rows
 
-    def _clipped_sums(self, weights: Tensor, batch: Batch) -> Tensor:
-        """Sums over each client's examples of their clipped gradients, computed in slices of the batch."""
+    def _clipped_sums(self, weights: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Sums of each client's clipped gradients and centred counts, computed in slices of the batch."""
         clip_norm = batch.works[0].mechanism.clip_norm  # type: ignore[union-attr]
+        sizes = self.layout.sizes if batch.works[0].per_layer else None
         slice_length = max(1, SLICE_BYTES // (4 * weights.numel()))
         per_example = vmap(vmap(grad(self._example_loss), in_dims=(None, 0, 0, 0)))
-        total = torch.zeros_like(weights)
+        total, counts = torch.zeros_like(weights), torch.zeros(len(weights), dtype=torch.float64)
         for start in range(0, batch.mask.shape[1], slice_length):
             part = slice(start, start + slice_length)
             masks = tuple(mask[:, part] for mask in batch.dropout_masks)
             gradients = per_example(weights, batch.features[:, part], batch.labels[:, part], masks)
-            total += clipped_sums(gradients, batch.mask[:, part], clip_norm)
-        return total
+            sums, unclipped = clipped_sums(gradients, batch.mask[:, part], clip_norm, sizes)
+            total += sums
+            counts += unclipped.cpu()
+        return total, counts
 
     def _weighted_loss(
         self, flat: Tensor, features: Tensor, labels: Tensor, shares: Tensor, masks: tuple[Tensor, ...]

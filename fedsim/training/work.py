@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.models.layers import Dropout
-from fedsim.privacy.mechanism import GaussianSum
+from fedsim.privacy.mechanism import GaussianSum, NoiseSource
 from fedsim.tasks import Classification
 
 Records = NDArray[np.int64]
@@ -25,8 +25,9 @@ class ClientWork:
     batches: list[Records]
     mechanism: GaussianSum | None
     denominator: int
-    noise: np.random.Generator
+    noise: NoiseSource
     dropout: np.random.Generator
+    per_layer: bool = False
 
 
 def epoch_batches(records: Records, batch_size: int, steps: int, rng: np.random.Generator) -> list[Records]:

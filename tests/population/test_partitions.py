@@ -168,6 +168,15 @@ def test_dirichlet_agrees_in_distribution_with_the_obvious_loop(alpha):
         assert error < 0.1 * np.mean(b)  # the test can tell a difference of half the value
 
 
+def test_dirichlet_gives_every_record_of_a_class_to_every_client_equally_often():
+    """Of 400 splits each record is at client 0 in half; a rate 6 deviations off is a false alarm once in 10^7 runs."""
+    splits = 400
+    held = np.zeros(40)
+    for seed in range(splits):
+        held[split(Dirichlet(alpha=50.0), np.zeros(40, np.int64), 2, seed).records(0)] += 1
+    assert (np.abs(held / splits - 0.5) < 6 * 0.5 / np.sqrt(splits)).all()
+
+
 def test_no_client_number_is_favoured_by_dirichlet():
     """The mean size of each client over 400 splits is within 5.5 standard errors of fair: 1 false alarm in 10^6."""
     labels = labels_of(200, 5)

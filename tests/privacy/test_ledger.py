@@ -85,7 +85,7 @@ def test_charging_a_round_again_after_a_restart_changes_nothing(path):
 
 def test_overspending_is_refused_before_anything_is_recorded(path):
     limit = epsilon(compose([(EVENT, 10)]), DELTA)
-    ledger = Ledger(path, "p", 2, "run", {"example": Limit(limit, DELTA)})
+    ledger = Ledger(path, "p", 2, "run", {"example": Limit(limit, np.full(2, DELTA))})
     ledger.charge(1, [example(10, 0)])
     before = ledger.composition("example", 1)
     with pytest.raises(BudgetExhausted, match="1 client"):
@@ -119,7 +119,7 @@ def test_the_file_is_plain_sqlite_that_anybody_can_add_up(path):
 
 
 def _spend(path: Path, run: str, limit: float) -> None:
-    ledger = Ledger(path, "p", 1, run, {"example": Limit(limit, DELTA)})
+    ledger = Ledger(path, "p", 1, run, {"example": Limit(limit, np.full(1, DELTA))})
     for round_ in range(100):
         try:
             ledger.charge(round_, [example(1, 0)])
@@ -147,3 +147,16 @@ def test_many_clients_share_few_states(path):
     ledger.charge(1, [Charge("example", EVENT, 2, even), Charge("example", EVENT, 3, odd)])
     assert sorted(c[0][1] for c in ledger.compositions("example")) == [2, 3]
     assert ledger.spent("example", DELTA) == epsilon(compose([(EVENT, 3)]), DELTA)
+
+
+def test_a_charge_of_everybody_and_of_some_add_up_whatever_the_order(path):
+    """Two states can never become one by a charge of everybody, nor a client be lost between them."""
+    ledger, other = Ledger(path, "p", 4, "run"), Event(2.0)
+    for round_, charge in enumerate(
+        [example(1, 0, 1), Charge("example", other, 2, None), example(1, 1, 2), Charge("example", EVENT, 1, None)]
+    ):
+        ledger.charge(round_, [charge])
+    expected = [2, 3, 2, 1]
+    for client, count in enumerate(expected):
+        assert ledger.composition("example", client) == compose([(EVENT, count), (other, 2)])
+    assert len(ledger.compositions("example")) == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from opacus import GradSampleModule
@@ -15,7 +14,7 @@ from fedsim.algorithms import ALGORITHMS
 from fedsim.client import client_work
 from fedsim.params import bind_vector, vector_of
 from fedsim.training import TRAINERS, train_block
-from tests.conftest import EXAMPLE_PRIVACY, SMALL
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of
 
 OPTIMIZERS = {
     "sgd": 'algorithm.local.optimizer="sgd"',
@@ -30,7 +29,7 @@ MODELS = {
 
 def updates(federation, trainer, clients=range(6), round_=2):
     gradients = TRAINERS[trainer](copy.deepcopy(federation.module), federation.task)
-    works = [client_work(federation, round_, client) for client in clients]
+    works = [client_work(federation, job_of(federation, round_=round_), client) for client in clients]
     return train_block(gradients, federation.scenario.algorithm, federation.start, works), gradients
 
 
@@ -70,7 +69,7 @@ def test_plain_training_is_the_textbook_loop(federation, trainer):
         bind_vector(module, made.start.clone())
         module.train()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.2, momentum=0.9)
-        for batch in client_work(made, 2, client).batches:
+        for batch in client_work(made, job_of(made), client).batches:
             optimizer.zero_grad()
             nn.functional.cross_entropy(module(made.task.features[batch]), made.task.labels[batch]).backward()
             optimizer.step()
@@ -82,12 +81,12 @@ def test_private_training_is_the_one_example_at_a_time_loop(federation, trainer)
     made = federation(text=SMALL + EXAMPLE_PRIVACY)
     result, _ = updates(made, trainer)
     for client in range(6):
-        work, weights = client_work(made, 2, client), made.start.clone()
+        work, weights = client_work(made, job_of(made), client), made.start.clone()
         for batch in work.batches:
             total = torch.zeros_like(weights)
             for record in batch:
                 total += clipped_gradient(made, weights, record, clip_norm=0.7)
-            noise = torch.from_numpy(work.noise.standard_normal(len(weights), dtype=np.float32))
+            noise = torch.from_numpy(work.noise.standard_normal(len(weights))).float()
             weights = weights - 0.2 * (total + 1.1 * 0.7 * noise) / 64
         torch.testing.assert_close(result[client], weights - made.start, rtol=1e-4, atol=1e-5)
 
@@ -109,7 +108,7 @@ def test_clipped_sums_are_those_of_stock_opacus(federation):
     for trainer in TRAINERS:
         result, _ = updates(made, trainer)
         for client in range(6):
-            batch = client_work(made, 2, client).batches[0]
+            batch = client_work(made, job_of(made), client).batches[0]
             module = copy.deepcopy(made.module)
             bind_vector(module, made.start.clone())
             wrapped = GradSampleModule(module, loss_reduction="sum")
@@ -128,7 +127,7 @@ def test_clipped_sums_are_those_of_stock_opacus(federation):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_empty_batches_release_noise_and_count(federation, trainer):
     made = federation("privacy.example.sampling_rate=1e-6", "algorithm.local.steps=4", text=SMALL + EXAMPLE_PRIVACY)
-    assert all(len(batch) == 0 for batch in client_work(made, 2, 0).batches)
+    assert all(len(batch) == 0 for batch in client_work(made, job_of(made), 0).batches)
     result, gradients = updates(made, trainer, [0])
     assert gradients.released == {made.plan.example.event(0): 4}
     # four steps of N(0, (1.1 * 0.7)^2) / 64 at learning rate 0.2: the measured spread over all parameters

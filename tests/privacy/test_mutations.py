@@ -1,0 +1,480 @@
+"""Known ways to get privacy wrong, each re-introduced on purpose: the named check must then fail, and pass without it.
+
+A check is a function of a builder of small federations and a folder. A mutation patches one place of fedsim.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fedsim
+import fedsim.client
+import fedsim.server
+from fedsim.client import client_work, train_clients
+from fedsim.errors import BudgetExhausted, FedsimError
+from fedsim.federation import build_federation
+from fedsim.privacy import accounting, clipping, ledger, mechanism, plan, sampling
+from fedsim.privacy.accounting import epsilon
+from fedsim.privacy.events import Event, compose
+from fedsim.privacy.ledger import Ledger, Limit
+from fedsim.training import vectorised
+from fedsim.training.work import epoch_batches
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
+
+EVENT = Event(1.0, 0.1, "poisson")
+
+
+def build(text: str = EXAMPLE_PRIVACY, *overrides: str) -> Any:
+    return build_federation(fedsim.parse_scenario(SMALL + text, "small", overrides))
+
+
+def run(folder: Path, text: str, *overrides: str, **watch: Any) -> fedsim.Result:
+    return fedsim.run(fedsim.parse_scenario(SMALL + text, "small", overrides), folder / "run", **watch)
+
+
+# --- checks
+
+
+def every_round_counts(folder: Path) -> None:
+    """A client that takes part in rounds 1, 5 and 9 with 7 steps each has 21 in the ledger."""
+    book = Ledger(folder / "l.db", "p", 2, "run")
+    for round_ in (1, 5, 9):
+        book.charge(round_, [plan.Charge("example", EVENT, 7, np.array([1]))])
+    assert book.composition("example", 1) == ((EVENT, 21),)
+
+
+def fixed_cohorts_are_not_amplified(folder: Path) -> None:
+    made = build(CLIENT_PRIVACY, 'cohort.sampling={kind="fixed", size=2}')
+    assert epsilon(compose([(made.plan.client.event, 5)]), 1e-5) >= epsilon(compose([(Event(1.2), 5)]), 1e-5)
+
+
+def a_tiny_clip_norm_grows(folder: Path) -> None:
+    """When every update is clipped, the adaptive clip norm must go up."""
+    clip = ("privacy.client.clip_norm=1e-4", 'privacy.client.clipping={kind="adaptive", learning_rate=0.5}')
+    row: dict[str, Any] = {}
+    run(folder, CLIENT_PRIVACY, *clip, "rounds=8", "privacy.client.noise_multiplier=0.1", on_round=row.update)
+    assert row["clip_norm_client"] > 2e-4
+
+
+def one_client_moves_the_sum_by_at_most_the_clip_norm(folder: Path) -> None:
+    made = build(CLIENT_PRIVACY, "privacy.client.clip_norm=0.01")
+    whole = train_clients(made, job_of(made)).total
+    for client in range(6):
+        without = train_clients(made, job_of(made, [c for c in range(6) if c != client])).total
+        assert np.linalg.norm(whole - without) <= 0.01 * (1 + 1e-6)
+
+
+def a_nan_update_is_contained(folder: Path) -> None:
+    rows = torch.ones(3, 4)
+    rows[1, 2] = float("nan")
+    assert torch.isfinite(clipping.clip_rows(rows, 1.0).rows).all()
+
+
+def noise_comes_from_no_global_generator(folder: Path) -> None:
+    before = torch.get_rng_state()
+    mechanism.GaussianSum(EVENT, 1.0).release(torch.zeros(100), np.random.default_rng(0))
+    after = torch.get_rng_state()
+    torch.set_rng_state(before)
+    assert torch.equal(before, after)
+
+
+def noise_has_the_deviation_of_its_event(folder: Path) -> None:
+    """100,000 draws: within 2 %, 9 standard errors."""
+    released = mechanism.GaussianSum(Event(1.3), 0.4).release(torch.zeros(100_000), np.random.default_rng(0))
+    assert float(released.total.std()) == pytest.approx(1.3 * 0.4, rel=0.02)
+
+
+def two_rounds_have_different_noise(folder: Path) -> None:
+    made = build()
+    draws = [client_work(made, job_of(made, round_=r), 0).noise.standard_normal(1000) for r in (1, 2)]
+    assert abs(np.corrcoef(draws)[0, 1]) < 0.2
+
+
+def two_clients_have_different_noise(folder: Path) -> None:
+    made = build()
+    draws = [client_work(made, job_of(made), client).noise.standard_normal(1000) for client in (0, 1)]
+    assert abs(np.corrcoef(draws)[0, 1]) < 0.2
+
+
+def an_empty_batch_releases_noise_and_counts(folder: Path) -> None:
+    made = build(EXAMPLE_PRIVACY, "privacy.example.sampling_rate=1e-9", "algorithm.local.steps=3")
+    reply = train_clients(made, job_of(made, [0]))
+    assert sum(reply.events.values()) == 3
+    assert np.abs(reply.total).max() > 0
+
+
+def one_record_moves_a_step_by_at_most_its_clip_norm(folder: Path) -> None:
+    """Without noise, a step on three records and on two of them differ by at most lr * C / batch_size."""
+    made = build(EXAMPLE_PRIVACY, "privacy.example.sampling_rate=1.0", "privacy.example.clip_norm=0.01")
+    work = client_work(made, job_of(made), 0)
+    quiet = replace(work.mechanism, event=Event(1e-12, 1.0, "poisson"))
+    steps = []
+    for batch in (work.batches[0][:3], work.batches[0][1:3]):
+        one = replace(work, batches=[batch], mechanism=quiet)
+        block = fedsim.training.train_block(made.gradients, made.scenario.algorithm, made.start, [one])
+        steps.append(block[0].double())
+    assert float((steps[0] - steps[1]).norm()) <= 0.2 * 0.01 / 64 * (1 + 1e-3)
+
+
+def all_tensors_are_clipped_together(folder: Path) -> None:
+    gradients = torch.ones(1, 1, 12)
+    total, _ = clipping.clipped_sums(gradients, torch.ones(1, 1, dtype=torch.bool), 1.0, sizes=[4, 4, 4])
+    assert float(total.norm()) <= 1 + 1e-6
+
+
+def the_server_divides_by_a_public_number(folder: Path) -> None:
+    """The same sum gives the same update whether 2 or 5 clients happened to take part."""
+    made = build(CLIENT_PRIVACY)
+    updates = []
+    for clients in (2, 5):
+        sums = fedsim.server.Collected(fedsim.server.WeightedSum(len(made.start), torch.device("cpu")), clients)
+        sums.updates.add_sum(torch.ones(len(made.start)), float(clients), clients)
+        session = fedsim.server.Session(made, *[None] * 4, clip_norms=made.plan.clip_norms())  # type: ignore[arg-type]
+        updates.append(fedsim.server.release(session, sums, 1))
+    torch.testing.assert_close(updates[0], updates[1])
+
+
+def the_ledger_is_charged_before_a_client_trains(folder: Path) -> None:
+    seen: list[int] = []
+    honest = fedsim.client.train_clients
+
+    def spy(federation: Any, job: Any) -> Any:
+        book = Ledger(folder / "run" / "ledger.db", federation.population.digest(), 6, "reader")
+        seen.append(sum(count for _, count in book.composition("client", 0)))
+        return honest(federation, job)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fedsim.client, "train_clients", spy)
+        run(folder, CLIENT_PRIVACY)
+    assert seen == [1, 2, 3]
+
+
+def batches_are_poisson(folder: Path) -> None:
+    made = build(EXAMPLE_PRIVACY, "algorithm.local.steps=500", "algorithm.local.batch_size=20")
+    largest = int(made.population.sizes.argmax())
+    rate, size = made.plan.example.rates[largest], int(made.population.sizes[largest])
+    counts = [len(batch) for batch in client_work(made, job_of(made), largest).batches]
+    assert np.var(counts) == pytest.approx(size * rate * (1 - rate), rel=0.4)
+
+
+def cohorts_are_poisson(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = [len(sampling.Poisson(rate=0.3).draw(100, 1, rng)) for _ in range(500)]
+    assert np.var(sizes) == pytest.approx(21, rel=0.4)
+
+
+def replacing_costs_twice_the_sensitivity(folder: Path) -> None:
+    replaced = epsilon.__wrapped__(compose([(Event(2.0, 1.0, "none", "replace-one"), 1)]), 1e-5)
+    assert replaced == pytest.approx(epsilon(compose([(Event(1.0), 1)]), 1e-5))
+
+
+def a_budget_is_never_exceeded(folder: Path) -> None:
+    limit = Limit(epsilon(compose([(EVENT, 5)]), 1e-5), np.full(1, 1e-5))
+    book = Ledger(folder / "l.db", "p", 1, "run", {"example": limit})
+    one = [plan.Charge("example", EVENT, 1, np.array([0]))]
+    for round_ in range(5):
+        book.charge(round_, one)
+    with pytest.raises(BudgetExhausted):
+        book.charge(5, one)
+
+
+def the_largest_epsilon_over_clients_is_reported(folder: Path) -> None:
+    result = run(folder, EXAMPLE_PRIVACY, 'cohort.sampling={kind="poisson", rate=0.5}', "rounds=4")
+    made = build()
+    book = Ledger(result.directory / "ledger.db", made.population.digest(), 6, "reader")
+    assert result.privacy[0]["epsilon"] == max(epsilon(book.composition("example", c), 1e-4) for c in range(6))
+
+
+def clients_that_are_drawn_give_records_no_amplification(folder: Path) -> None:
+    made = build(EXAMPLE_PRIVACY, 'cohort.sampling={kind="poisson", rate=0.1}')
+    sizes = made.population.sizes
+    assert [made.plan.example.event(c).rate for c in range(6)] == [min(1.0, 64 / n) for n in sizes]
+
+
+def the_count_is_of_what_is_not_clipped(folder: Path) -> None:
+    assert clipping.clip_rows(torch.ones(4, 1), 2.0).count == 2.0
+    assert clipping.clip_rows(torch.ones(4, 1), 0.5).count == -2.0
+
+
+def a_group_waits_for_its_turn(folder: Path) -> None:
+    cyclic, last = sampling.Cyclic(groups=4), np.full(10, -100)
+    for round_ in range(1, 20):
+        cohort = cyclic.draw(10, round_, np.random.default_rng(round_))
+        assert (round_ - last[cohort] >= 4).all()
+        last[cohort] = round_
+
+
+def noise_and_charge_agree(folder: Path) -> None:
+    run(folder, EXAMPLE_PRIVACY)
+
+
+def the_count_s_noise_is_paid_for(folder: Path) -> None:
+    """The sum's noise is raised so that sum and count together are the event."""
+    total = mechanism.GaussianSum(Event(1.0), 1.0, count_noise=0.6)
+    precision = (total.deviation) ** -2 + (2 * 0.6) ** -2
+    assert precision <= 1 + 1e-9
+
+
+# --- mutations
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A pitfall: what it does wrong, where it is patched in, and the check that must notice."""
+
+    pitfall: str
+    check: Callable[[Path], None]
+    target: Any
+    name: str
+    wrong: Callable[[Any], Any]  # from the right thing to the wrong one
+
+
+def _forgetful_balance(right: Any) -> Any:
+    return lambda self, state, event, count: compose([(event, count)])
+
+
+def _sign(right: Any) -> Any:
+    return lambda clip, rate, quantile, share: clip * math.exp(rate * (min(max(share, 0), 1) - quantile))
+
+
+def _global_noise(right: Any) -> Any:
+    def release(self: Any, total: Any, rng: Any, *_: Any, **__: Any) -> Any:
+        return mechanism.Release(total + self.deviation * torch.randn(len(total)), None, self.event)
+
+    return release
+
+
+def _no_noise_when_empty(right: Any) -> Any:
+    def private(self: Any, weights: Any, batch: Any) -> Any:
+        return right(self, weights, batch) if bool(batch.mask.any()) else torch.zeros_like(weights)
+
+    return private
+
+
+def _true_batch_size(right: Any) -> Any:
+    def private(self: Any, weights: Any, batch: Any) -> Any:
+        return right(self, weights, batch) * 64 / batch.mask.sum(1, keepdim=True).clamp(min=1)
+
+    return private
+
+
+def _each_tensor_alone(right: Any) -> Any:
+    def sums(gradients: Any, mask: Any, clip_norm: float, sizes: Any = None) -> Any:
+        return right(gradients, mask, clip_norm * (len(sizes) ** 0.5 if sizes else 1.0), sizes)
+
+    return sums
+
+
+def _true_weight(right: Any) -> Any:
+    def release(session: Any, sums: Any, round_: int) -> Any:
+        expected = session.federation.plan.client.expected_weight
+        return right(session, sums, round_) * expected / sums.updates.weight
+
+    return release
+
+
+def _charge_late(right: Any) -> Any:
+    def charge(self: Any, round_: int, charges: Any) -> None:
+        right(self, round_, charges if round_ == 3 else [])
+
+    return charge
+
+
+def _generator_without(which: str) -> Callable[[Any], Any]:
+    def wrong(right: Any) -> Any:
+        def make(randomness: Any, stream: Any, seed: int, round_: int = 0, client: int = 0) -> Any:
+            return right(
+                randomness, stream, seed, 0 if which == "round" else round_, 0 if which == "client" else client
+            )
+
+        return make
+
+    return wrong
+
+
+def _sizes(right: Any) -> Any:
+    return lambda federation, clients: torch.from_numpy(federation.population.sizes[clients].astype(float))
+
+
+def _shuffled(right: Any) -> Any:
+    return lambda records, rate, steps, rng: epoch_batches(records, max(1, round(rate * len(records))), steps, rng)
+
+
+MUTATIONS = [
+    Mutation("an accountant rebuilt each round", every_round_counts, ledger._Balance, "after", _forgetful_balance),
+    Mutation(
+        "fixed-size cohorts accounted as Poisson",
+        fixed_cohorts_are_not_amplified,
+        sampling.Fixed,
+        "event",
+        lambda right: lambda self, noise, relation, clients: Event(noise, self.size / clients, "poisson"),
+    ),
+    Mutation("adaptive clipping with its sign inverted", a_tiny_clip_norm_grows, fedsim.server, "adapted", _sign),
+    Mutation(
+        "data set sizes as weights under client-level privacy",
+        one_client_moves_the_sum_by_at_most_the_clip_norm,
+        fedsim.client,
+        "_weights",
+        _sizes,
+    ),
+    Mutation(
+        "NaN passes the clipper",
+        a_nan_update_is_contained,
+        clipping,
+        "scale_rows",
+        lambda right: lambda rows, factors, norms: rows * factors.to(rows.dtype).unsqueeze(-1),
+    ),
+    Mutation(
+        "noise from a global generator",
+        noise_comes_from_no_global_generator,
+        mechanism.GaussianSum,
+        "release",
+        _global_noise,
+    ),
+    Mutation(
+        "noise that ignores the clip norm",
+        noise_has_the_deviation_of_its_event,
+        mechanism.GaussianSum,
+        "deviation",
+        lambda right: property(lambda self: self.event.noise_multiplier),
+    ),
+    Mutation(
+        "variance taken for deviation",
+        noise_has_the_deviation_of_its_event,
+        mechanism.GaussianSum,
+        "deviation",
+        lambda right: property(lambda self: math.sqrt(right.fget(self))),
+    ),
+    Mutation(
+        "the same noise in every round",
+        two_rounds_have_different_noise,
+        fedsim.client,
+        "private_generator",
+        _generator_without("round"),
+    ),
+    Mutation(
+        "the same noise at every client",
+        two_clients_have_different_noise,
+        fedsim.client,
+        "private_generator",
+        _generator_without("client"),
+    ),
+    Mutation(
+        "no noise for an empty batch",
+        an_empty_batch_releases_noise_and_counts,
+        vectorised.VectorisedGradients,
+        "private",
+        _no_noise_when_empty,
+    ),
+    Mutation(
+        "division by the batch's true size",
+        one_record_moves_a_step_by_at_most_its_clip_norm,
+        vectorised.VectorisedGradients,
+        "private",
+        _true_batch_size,
+    ),
+    Mutation(
+        "per-layer thresholds that do not add up to the clip norm",
+        all_tensors_are_clipped_together,
+        clipping,
+        "clipped_sums",
+        _each_tensor_alone,
+    ),
+    Mutation(
+        "division by the cohort's true size",
+        the_server_divides_by_a_public_number,
+        fedsim.server,
+        "release",
+        _true_weight,
+    ),
+    Mutation("charging after release", the_ledger_is_charged_before_a_client_trains, Ledger, "charge", _charge_late),
+    Mutation("shuffled batches accounted as Poisson", batches_are_poisson, fedsim.client, "poisson_batches", _shuffled),
+    Mutation(
+        "cohorts of fixed size accounted as Poisson",
+        cohorts_are_poisson,
+        sampling.Poisson,
+        "draw",
+        lambda right: lambda self, n, round_, rng: np.sort(rng.choice(n, round(self.rate * n), replace=False)),
+    ),
+    Mutation(
+        "replace-one without the doubled sensitivity",
+        replacing_costs_twice_the_sensitivity,
+        accounting,
+        "sensitivity",
+        lambda right: lambda event: 1.0,
+    ),
+    Mutation(
+        "a budget that nobody enforces",
+        a_budget_is_never_exceeded,
+        Ledger,
+        "_refuse_overspending",
+        lambda right: lambda self, charge: None,
+    ),
+    Mutation(
+        "a mean over clients instead of the largest",
+        the_largest_epsilon_over_clients_is_reported,
+        Ledger,
+        "epsilons",
+        lambda right: lambda self, unit, delta: np.full(self.clients, right(self, unit, delta).mean()),
+    ),
+    Mutation(
+        "records amplified by the sampling of clients",
+        clients_that_are_drawn_give_records_no_amplification,
+        plan.ExamplePlan,
+        "event",
+        lambda right: lambda self, client: replace(right(self, client), rate=right(self, client).rate * 0.1),
+    ),
+    Mutation(
+        "the clipped counted instead of the unclipped",
+        the_count_is_of_what_is_not_clipped,
+        clipping,
+        "ClippedRows",
+        lambda right: lambda rows, invalid, count: right(rows, invalid, -count),
+    ),
+    Mutation(
+        "a schedule without its gap",
+        a_group_waits_for_its_turn,
+        sampling.Cyclic,
+        "charged",
+        lambda right: lambda self, clients, round_: np.arange(clients),
+    ),
+    Mutation(
+        "steps that are not charged",
+        noise_and_charge_agree,
+        plan.ExamplePlan,
+        "charges",
+        lambda right: lambda self, cohort: [replace(c, count=max(1, c.count - 1)) for c in right(self, cohort)],
+    ),
+    Mutation(
+        "a count released for free",
+        the_count_s_noise_is_paid_for,
+        mechanism,
+        "sum_noise_multiplier",
+        lambda right: lambda noise_multiplier, count_noise: noise_multiplier,
+    ),
+]
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.pitfall)
+def test_the_pitfall_is_caught(mutation, tmp_path, monkeypatch):
+    for folder in ("right", "wrong"):
+        (tmp_path / folder).mkdir()
+    mutation.check(tmp_path / "right")
+    right = copy.copy(vars(mutation.target)[mutation.name]) if isinstance(mutation.target, type) else None
+    right = right or getattr(mutation.target, mutation.name)
+    monkeypatch.setattr(mutation.target, mutation.name, mutation.wrong(right))
+    with pytest.raises((AssertionError, FedsimError, pytest.fail.Exception)):
+        mutation.check(tmp_path / "wrong")
+
+
+def test_there_are_enough_of_them():
+    assert len(MUTATIONS) >= 15
