@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
@@ -36,7 +37,9 @@ def _optimizer(path: str, settings: Any, valid: list[str]) -> Iterator[str]:
         near = difflib.get_close_matches(settings.optimizer, valid, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"valid: {', '.join(valid)}"
         yield f'{path}.optimizer = "{settings.optimizer}": unknown optimizer ({hint})'
-        return
+        if not near:
+            return
+        settings = replace(settings, optimizer=near[0])
     names = option_names(settings.optimizer)
     unknown = [name for name in settings.options if name not in names]
     for name in unknown:

@@ -119,7 +119,7 @@ class _PlanCommand(TyperCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Write the default after every ``--table`` that no number follows."""
         full: list[str] = []
-        for word, following in zip(args, [*args[1:], ""], strict=True):
+        for word, following in zip(args, [*args, ""][1:], strict=True):
             full += [word, "10"] if word == "--table" and not following.lstrip("-").isdigit() else [word]
         return super().parse_args(ctx, full)
 
@@ -231,15 +231,21 @@ def _finish(result: Result, as_json: bool) -> None:
     raise SystemExit(result.exit_code)
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Entry point: one paragraph on standard error for what a person can mend, a traceback only with --debug."""
     debug = "--debug" in sys.argv
     try:
-        app(standalone_mode=False)
+        # Outside its standalone mode, click returns the exit code of an interrupt or of --help instead of raising.
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            _fail("Stopped; nothing was written.", INTERRUPTED, debug)
     except FedsimError as error:
         _fail(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("Stopped.", 130, debug)
+        _fail("Stopped.", INTERRUPTED, debug)
     except Exception as error:
         if type(error).__module__.startswith("click") or isinstance(error, typer.BadParameter):
             shown = error.format_message() if hasattr(error, "format_message") else str(error)

@@ -71,7 +71,8 @@ def print_result(result: Result) -> None:
             continue
         print(
             f"privacy, {entry['unit']} level: epsilon {entry['epsilon']:.4g} at delta {entry['delta']:g} "
-            f"({entry['relation']}; largest over clients; randomness {entry['randomness']})"
+            f"({entry['relation']}; {'largest over clients; ' if entry['unit'] == 'example' else ''}"
+            f"randomness {entry['randomness']})"
         )
     print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
     print(f"report: {result.directory / 'report.html'}")
@@ -121,6 +122,7 @@ def print_tables() -> None:
     from fedsim.models import MODELS
     from fedsim.optimizers import ELEMENTWISE, optimizer_classes
     from fedsim.population import PARTITIONS
+    from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING
     from fedsim.privacy.sampling import SAMPLINGS
     from fedsim.training import TRAINERS
 
@@ -130,6 +132,8 @@ def print_tables() -> None:
         "model.name": MODELS,
         "algorithm.name": ALGORITHMS,
         "cohort.sampling.kind": SAMPLINGS,
+        "privacy.example.clipping.kind": EXAMPLE_CLIPPING,
+        "privacy.client.clipping.kind": CLIENT_CLIPPING,
         "engine.trainer": TRAINERS,
     }
     for key, table in tables.items():

@@ -67,8 +67,29 @@ def _validate(raw: dict[str, Any]) -> tuple[Scenario | None, list[str]]:
         scenario = adapter().validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
         items = [dict(item) for item in error.errors()]
-        return None, [_problem(raw, item) for item in items] + _further_problems(raw, items)
+        problems = [_problem(raw, item) for item in items]
+        hidden, named = _behind_misspelt_names(raw, items)
+        problems += [problem for problem in (_problem(named, item) for item in hidden) if problem not in problems]
+        return None, problems + _further_problems(named, [*items, *hidden])
     return scenario, check_combinations(scenario)
+
+
+def _behind_misspelt_names(
+    raw: dict[str, Any], items: list[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Errors that a misspelt kind or name hides: those of its table as if it were the nearest valid one."""
+    named = json.loads(json.dumps(raw, default=str))
+    for item in (item for item in items if item["type"] == "choice"):
+        _, table = _locate(named, item["loc"])
+        key, names = item["ctx"]["key"], item["ctx"]["names"].split(", ")
+        near = difflib.get_close_matches(str(table.get(key)), names, n=1) if isinstance(table, dict) else []
+        if near:
+            table[key] = near[0]
+    try:
+        adapter().validate_json(json.dumps(named), strict=True)
+    except ValidationError as error:
+        return [dict(item) for item in error.errors() if item["type"] != "choice"], named
+    return [], named
 
 
 def _further_problems(raw: dict[str, Any], items: list[dict[str, Any]]) -> list[str]:
@@ -134,11 +155,12 @@ def _problem(raw: dict[str, Any], item: dict[str, Any]) -> str:
     context = item.get("ctx", {})
     message = item["msg"][0].lower() + item["msg"][1:]
     if item["type"] == "choice":
-        given = value.get(context["key"]) if isinstance(value, dict) else value
-        location, value = (*location, context["key"]), given
+        if not isinstance(value, dict):
+            return f"{_dotted(location)} = {_show(value)}: must be a table with the key {context['key']}"
+        location, value = (*location, context["key"]), value.get(context["key"])
         if value is None:
             return f"{_dotted(location)} is missing: {message}"
-        message += _nearest(str(given), context["names"].split(", "))
+        message += _nearest(str(value), context["names"].split(", "))
     elif item["type"] == "unexpected_keyword_argument":
         parent = _fields_of(location[:-1], raw)
         return f"{_dotted(location)} = {_show(value)}: unknown key{_nearest(str(location[-1]), parent)}"

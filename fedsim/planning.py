@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import BadInput, FedsimError
-from fedsim.privacy.accounting import AccountantsDisagree, cross_check, epsilon, rdp_epsilon
+from fedsim.privacy.accounting import AccountantsDisagree, cross_check, epsilon, rdp_epsilon, rough_epsilon
 from fedsim.privacy.calibration import UNLIMITED, calibrate_noise
 from fedsim.privacy.events import Composition, Event, Relation, Sampling, compose
 
@@ -19,6 +19,7 @@ VACUOUS = 1e4  # an epsilon from here on is given by its Renyi bound, which take
 TABLE_ROWS = 10
 
 _EXACT_STEPS = 10_000  # up to here a number of steps is exact, beyond it is too small by one part in as many at most
+_ROUGH_STEPS = 200  # the same for the search with a rough bound that goes before
 _SECANTS = 12  # attempts before the search for a number of steps halves its interval instead
 
 
@@ -186,34 +187,44 @@ def most_steps(at: Callable[[int], Composition], target_epsilon: float, delta: f
 
     Exact up to 10,000, beyond that at most 1e-4 of itself too small (the accountant's own error is larger).
     """
-    if epsilon(at(0), delta) > target_epsilon:
+
+    def excess(bound: Callable[[Composition, float], float]) -> Callable[[int], float]:
+        return lambda count: _log(bound(at(count), delta) / target_epsilon)
+
+    if excess(epsilon)(0) > 0:
         return 0
+    if excess(rdp_epsilon)(UNLIMITED) <= 0 and excess(epsilon)(UNLIMITED) <= 0:
+        return UNLIMITED
+    low, _ = _last(excess(rdp_epsilon), 1, 1, 0.6)  # nearly free, and at most a few tens of per cent too small
+    low, slope = _last(excess(partial(rough_epsilon, coarseness=8.0)), low, _ROUGH_STEPS, 0.6)
+    return _last(excess(epsilon), low, _EXACT_STEPS, slope)[0]
+
+
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
+
+
+def _last(excess: Callable[[int], float], count: int, parts: int, slope: float) -> tuple[int, float]:
+    """The last count at which the growing ``excess`` is not above 0, to one part in ``parts``, and the slope there.
+
+    A secant in log(count), of ``slope`` at first, that starts at ``count`` and aims a little beyond the root, to either
+    side in turn, so that both ends of the interval close in; where that is slow, it is halved.
+    """
     low, high, last = 0, UNLIMITED + 1, (0.0, -math.inf)
-    count, slope = max(1, _most_by_rdp(at, target_epsilon, delta)), 0.6
     for attempt in range(100):
-        value = epsilon(at(count), delta)
-        low, high = (count, high) if value <= target_epsilon else (low, count)
-        slack = max(1, low // _EXACT_STEPS)
+        count = min(max(count, low + 1), high - 1)
+        x, y = math.log(count), excess(count)
+        low, high = (count, high) if y <= 0 else (low, count)
+        slack = max(1, low // parts)
         if high - low <= slack:
             break
-        x, y = math.log(count), math.log(value / target_epsilon) if value > 0 else -math.inf
         if math.isfinite(y) and math.isfinite(last[1]) and x != last[0]:
             slope = min(max((y - last[1]) / (x - last[0]), 0.05), 3.0)
         last = (x, y)
-        root = math.exp(x + min(max(-y / slope, -2.0), 2.0))
-        aim = round(root + (0.4 if value <= target_epsilon else -0.4) * slack)  # the other side of the root, just
-        count = aim if attempt < _SECANTS and low < aim < high else (low + min(high, 8 * low + 2)) // 2
-        count = min(max(count, low + 1), high - 1)
-    return low
-
-
-def _most_by_rdp(at: Callable[[int], Composition], target_epsilon: float, delta: float) -> int:
-    """The same for the Renyi bound, which is larger and nearly free: a place to start."""
-    low, high = 0, UNLIMITED + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if rdp_epsilon(at(middle), delta) <= target_epsilon else (low, middle)
-    return low
+        count = round(math.exp(x + min(max(-y / slope, -2.0), 2.0)) + (0.4 if y <= 0 else -0.4) * slack)
+        if attempt >= _SECANTS or not low < count < high:
+            count = (low + min(high, 8 * low + 2)) // 2
+    return low, slope
 
 
 def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:

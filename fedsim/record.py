@@ -35,6 +35,7 @@ class Progress:
     best_loss: float = math.inf
     stale_evaluations: int = 0
     invalid_updates: int = 0
+    left_out: int = 0
     seconds: float = 0.0
 
 
@@ -57,6 +58,7 @@ class RunDirectory:
         except OSError as error:
             raise BadInput(f"The run directory {path} cannot be made: {error.strerror}.") from error
         run = cls(path)
+        (path / "rounds.jsonl").touch()
         run.write_text("scenario.toml", scenario.to_toml())
         run.write_json("environment.json", environment())
         return run

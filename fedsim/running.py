@@ -88,6 +88,8 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     file = directory.path / "scenario.toml"
     if not file.exists():
         raise BadInput(f"{path} is not a run directory: it has no scenario.toml.")
+    if not (directory.path / "environment.json").exists():
+        raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
     scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
     session = _open(build_federation(scenario), directory, on_round)
     checkpoint = directory.load_checkpoint()

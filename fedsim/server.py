@@ -122,6 +122,7 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     if plan.example is None or plan.example.budget is None:
         return cohort
     able = _able(session, plan.example, cohort)
+    session.progress.left_out += len(cohort) - len(able)
     if len(able) < len(cohort):
         left = len(_able(session, plan.example, np.arange(clients)))
         expected = plan.sampling.participation(clients) * clients
@@ -204,7 +205,10 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
     if sums.asked and sums.dropped == sums.asked:
         raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
     if sums.asked and sums.invalid == sums.asked and federation.plan.client is None:
-        raise FedsimError("Training diverged: every client's update is NaN or infinite. Lower a learning rate.")
+        round_ = session.progress.round + 1
+        raise FedsimError(
+            f"Training diverged in round {round_}: every client's update is NaN or infinite. Lower a learning rate."
+        )
     return sums
 
 

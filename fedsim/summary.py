@@ -21,7 +21,6 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     federation, scenario = session.federation, session.federation.scenario
     rows = session.directory.rounds()
     seconds = [row["seconds"] for row in rows]
-    invalid = session.progress.invalid_updates
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
@@ -37,7 +36,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "test_records": len(federation.task.data.test),
         "model": scenario.model.name,
         "parameters": federation.start.numel(),
-        "privacy": [entry | {"nan_updates": invalid} for entry in privacy_entries(federation, session.ledger)],
+        "privacy": _privacy(session),
         "outside": outside(federation),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
         "seconds": {
@@ -48,6 +47,19 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
     }
+
+
+def _privacy(session: Session) -> list[dict[str, Any]]:
+    """The statement of every unit, with what happened in this run."""
+    entries, left_out = privacy_entries(session.federation, session.ledger), session.progress.left_out
+    for entry in entries:
+        entry["nan_updates"] = session.progress.invalid_updates
+        if entry["unit"] == "example" and left_out:
+            entry["flags"].append(
+                f"In {left_out} case(s) a client was drawn whose budget was spent, and left out: later rounds lean "
+                "towards clients that were drawn less often or spend less per round."
+            )
+    return entries
 
 
 def _peak_bytes() -> int:

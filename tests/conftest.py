@@ -42,6 +42,14 @@ delta = 1e-2
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The suite never reads or fills the user's cache of calibrations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDSIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
@@ -50,7 +58,8 @@ def _one_thread() -> None:
 def _no_global_randomness() -> Iterator[None]:
     """Fails a test in which anything draws from a global generator of torch or NumPy.
 
-    Python's own is not watched, because the checker of array shapes (beartype) draws from it; fedsim never imports it.
+    Python's own is not watched, because the checker of array shapes (beartype) draws from it; that fedsim does not use
+    it is seen in tests/test_seeding.py.
     """
     before = (torch.get_rng_state(), np.random.get_state()[1].tobytes())  # noqa: NPY002
     yield

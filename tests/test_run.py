@@ -159,6 +159,7 @@ def test_clients_whose_budget_is_spent_are_left_out(tmp_path):
     assert max(counts) == 10
     assert sum(count < 10 for count in counts) < 3  # fewer than a round expects are left
     assert result.privacy[0]["epsilon"] == budget
+    assert any("left out" in flag for flag in result.privacy[0]["flags"])
 
 
 def test_a_client_level_budget_stops_the_run(tmp_path):
@@ -235,9 +236,8 @@ def test_empty_cohorts_release_noise_and_are_charged(tmp_path):
     chosen = scenario(SMALL + CLIENT_PRIVACY, 'cohort.sampling={kind="poisson", rate=1e-6}', "rounds=2")
     result = fedsim.run(chosen, tmp_path / "run")
     assert [row["cohort"] for row in rounds(result.directory)] == [0, 0]
-    start = fedsim.federation.build_federation(chosen).start
-    model = load_file(result.directory / "model.safetensors")
-    moved = torch.cat([tensor.reshape(-1) for tensor in model.values()]) - start
+    made = fedsim.federation.build_federation(chosen)
+    moved = made.gradients.layout.flatten(load_file(result.directory / "model.safetensors")) - made.start
     assert float(moved.std()) == pytest.approx(2**0.5 * 1.2 * 0.4 / 6e-6, rel=0.1)
     assert result.privacy[0]["steps"] == 2
 

@@ -24,5 +24,5 @@ def check_model(module: nn.Module, example_privacy: bool) -> None:
         if getattr(layer, "track_running_stats", False):
             raise BadInput(
                 f"The model's {where} keeps running statistics, which are not parameters and would not be aggregated. "
-                "Use torch.nn.GroupNorm, or track_running_stats=False."
+                "Use torch.nn.GroupNorm."
             )

@@ -15,8 +15,11 @@ from fedsim.privacy.events import Event
 
 
 @runtime_checkable
-class NoiseSource(Protocol):
-    """What noise is drawn from: a NumPy generator, or a cryptographic stream."""
+class RandomSource(Protocol):
+    """What privacy draws from: a NumPy generator, or a cryptographic stream."""
+
+    def random(self, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        """Independent uniforms in [0, 1)."""
 
     def standard_normal(self, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Independent standard normals ``[size]``."""
@@ -67,17 +70,18 @@ class GaussianSum:
     def release(
         self,
         total: Tensor,
-        rng: NoiseSource,
+        rng: RandomSource,
         count: float | None = None,
         correlate: Callable[[Callable[[], Tensor]], Tensor] | None = None,
     ) -> Release:
         """Noise the sum ``[params]`` and the count; ``correlate`` makes correlated noise of fresh normals."""
 
         def fresh() -> Tensor:
-            return torch.from_numpy(rng.standard_normal(total.shape[-1])).to(total.device)
+            return torch.from_numpy(rng.standard_normal(total.shape[-1]))
 
         noise = fresh() if correlate is None else correlate(fresh)
-        noised = total + (self.deviation * noise).to(total.dtype)
+        # Added in float64 and rounded once: noise rounded on its own has gaps that tell sums apart (Mironov 2012).
+        noised = (total.cpu().double() + self.deviation * noise).to(total.device, total.dtype)
         if self.count_noise is None:
             return Release(noised, None, self.event)
         assert count is not None

@@ -39,7 +39,7 @@ _GLOBAL_GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] =
 
 
 def neighbour_replay(gradients: Gradients, start: Tensor, clip_norm: float, rng: np.random.Generator) -> None:
-    """Raise ``BadInput`` if, from ``start`` ``[params]``, records are coupled, stored, or draw from a global generator.
+    """Raise ``BadInput`` if, at ``start`` ``[params]``, records are coupled, stored, or draw from a global generator.
 
     Everything happens to a copy of the model, on the CPU; ``rng`` draws the records and their dropout masks.
     """
@@ -76,7 +76,8 @@ class _Replay:
             torch.from_numpy((rng.random((RECORDS, *shape)) >= layer.p) / (1 - layer.p)).to(dtype)
             for layer, shape in zip(trainer.dropout_layers, trainer.dropout_shapes, strict=True)
         ]
-        return cls(trainer, start.cpu().to(dtype), _cast(features, dtype), labels, masks, rng)
+        weights = _stirred(trainer, start.cpu().to(dtype), rng)
+        return cls(trainer, weights, _cast(features, dtype), labels, masks, rng)
 
     def gradient(self, rows: Tensor, factors: Tensor) -> Tensor:
         """Gradient ``[params]`` of the sum of ``factors * losses`` of some records in one batch, by plain autograd."""
@@ -112,6 +113,18 @@ class _Silence:
     def standard_normal(self, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         return np.zeros(size)
 
+    def random(self, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        raise AssertionError("a replay draws no batches")
+
+
+def _stirred(trainer: Gradients, start: Tensor, rng: np.random.Generator) -> Tensor:
+    """The start, but parameters that are 0, or all alike, drawn anew: what a zero hides would come out in training."""
+    weights = start.clone()
+    for values in trainer.layout.views(weights).values():
+        if bool((values == values.reshape(-1)[0]).all()):
+            values.add_(0.1 * torch.from_numpy(rng.standard_normal(tuple(values.shape))))
+    return weights
+
 
 def _runs_in_double(module: nn.Module, features: Tensor) -> bool:
     try:
@@ -131,7 +144,7 @@ def _own_gradients(replay: _Replay) -> Tensor:
     rows = [replay.gradient(torch.tensor([row]), torch.ones(1)) for row in range(RECORDS)]
     own = torch.stack(rows)
     if not torch.isfinite(own).all():
-        _refuse("its gradients at its first weights are NaN or infinite")
+        _refuse("its gradients near its first weights are NaN or infinite")
     return own
 
 
@@ -207,11 +220,8 @@ def _frozen(value: Any, inside: frozenset[int] = frozenset()) -> Any:
     """Something to compare with later: the contents of tensors and containers, the identity of what is opaque."""
     if isinstance(value, Tensor):
         plain = value.detach().cpu().contiguous()
-        return (
-            str(plain.dtype),
-            tuple(plain.shape),
-            blake2b(plain.reshape(-1).view(torch.uint8).numpy().tobytes()).digest(),
-        )
+        contents = plain.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return str(plain.dtype), tuple(plain.shape), blake2b(contents).digest()
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, blake2b(value.tobytes()).digest()
     if isinstance(value, torch.Generator):

@@ -130,8 +130,8 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         "adversary": SEES_UPDATES,
         "sampling": "poisson",
         "placement": "client",
-        "n": int(sizes.max()),
-        "delta_times_n": float((plan.deltas * sizes).max()),
+        "n": int(sizes.sum()),
+        "delta_times_n": float((plan.deltas * sizes).sum()),
         "assumptions": assumptions,
     }
 

@@ -37,6 +37,6 @@ def _obstacle(gradients: VectorisedGradients) -> str | None:
     real = torch.ones(2, 1, dtype=torch.bool, device=task.features.device)
     try:
         gradients.plain(flat, Batch(task.features[:2, None], task.labels[:2, None], real, masks, []))
-    except RuntimeError as error:
-        return str(error).splitlines()[0]
+    except Exception as error:
+        return (str(error) or type(error).__name__).splitlines()[0]
     return None

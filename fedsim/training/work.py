@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.models.layers import Dropout
-from fedsim.privacy.mechanism import GaussianSum, NoiseSource
+from fedsim.privacy.mechanism import GaussianSum, RandomSource
 from fedsim.tasks import Classification
 
 Records = NDArray[np.int64]
@@ -25,7 +25,7 @@ class ClientWork:
     batches: list[Records]
     mechanism: GaussianSum | None
     denominator: int
-    noise: NoiseSource
+    noise: RandomSource
     dropout: np.random.Generator
     per_layer: bool = False
 
@@ -39,7 +39,7 @@ def epoch_batches(records: Records, batch_size: int, steps: int, rng: np.random.
     return batches[:steps]
 
 
-def poisson_batches(records: Records, rate: float, steps: int, rng: np.random.Generator) -> list[Records]:
+def poisson_batches(records: Records, rate: float, steps: int, rng: RandomSource) -> list[Records]:
     """``steps`` batches in which every record takes part independently with probability ``rate``; some may be empty."""
     chosen = rng.random((steps, len(records))) < rate
     return [records[row] for row in chosen]
