@@ -204,8 +204,8 @@ class Ledger:
         histories = [(balance.compositions[state], each) for state, each in pairs]
         if len(histories) <= EXACT_HISTORIES:
             return np.array([epsilon(*history) for history in histories])[group]
-        bounds = np.array([rough_epsilon(*history, COARSENESS) for history in histories])
-        return np.minimum(bounds, max_epsilon(histories))[group]
+        largest = max_epsilon(histories)
+        return np.array([min(largest, rough_epsilon(*history, COARSENESS)) for history in histories])[group]
 
     def compositions(self, unit: Unit) -> list[Composition]:
         """The distinct histories of the unit's clients."""

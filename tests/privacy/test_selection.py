@@ -38,7 +38,10 @@ def test_the_published_example():
 )
 def test_dp_accounting_agrees(base, mean, shape):
     tries = Tries(mean, shape)
-    assert selection_epsilon(base, DELTA, tries) == pytest.approx(by_dp_accounting(base, DELTA, tries), rel=2e-3)
+    theirs = by_dp_accounting(
+        base, DELTA, tries
+    )  # it lacks order 1 in the second place, which helps few tries a little
+    assert 0.995 * theirs <= selection_epsilon(base, DELTA, tries) <= (1 + 1e-6) * theirs
 
 
 def by_the_theorem(divergence: float, delta: float, eta: float, gamma: float, mean: float) -> float:
