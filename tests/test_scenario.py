@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -804,7 +805,8 @@ def mutate(draw: Any, raw: dict[str, Any]) -> None:
     table = draw(st.sampled_from(places)) if places else raw
     keys = list(table) if isinstance(table, dict) else list(range(len(table)))
     action = draw(st.sampled_from(["drop", "rename", "replace", "wrap", "graft", "add"]))
-    new = draw(st.sampled_from(EXTREMES) | st.integers() | st.floats() | st.text(max_size=8))
+    # a copy: a later mutation of this example must not change the list that the next one draws from
+    new = copy.deepcopy(draw(st.sampled_from(EXTREMES) | st.integers() | st.floats() | st.text(max_size=8)))
     if isinstance(table, dict) and (action == "add" or not keys):
         table[draw(st.sampled_from(["name", "kind", "source", "rate", "x", "", "a.b", "options", "settings"]))] = new
         return
