@@ -66,8 +66,11 @@ class ExamplePlan:
     @cached_property
     def _kinds(self) -> NDArray[np.int64]:
         """Clients with the same number here have the same (noise, rate, steps) ``[clients]``."""
-        keys = np.stack([self.noise_multipliers, self.rates, self.steps], axis=1)
-        return np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+        kinds = np.zeros(len(self.rates), np.int64)
+        for column in (self.noise_multipliers, self.rates, self.steps):
+            values, codes = np.unique(column, return_inverse=True)
+            kinds = np.unique(kinds * len(values) + codes, return_inverse=True)[1]  # column by column: rows sort slowly
+        return kinds
 
 
 @dataclass(frozen=True)
