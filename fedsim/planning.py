@@ -16,7 +16,6 @@ from fedsim.privacy.events import Composition, Event, Relation, Sampling, compos
 
 LEAST_NOISE, LEAST_DELTA = 1e-3, 1e-20  # what the accountants can do
 VACUOUS = 1e4  # an epsilon from here on is given by its Renyi bound, which takes no time; none is aimed at
-TABLE_ROWS = 10
 
 _EXACT_STEPS = 10_000  # up to here a number of steps is exact, beyond it is too small by one part in as many at most
 _ROUGH_STEPS = 200  # the same for the search with a rough bound that goes before

@@ -134,6 +134,6 @@ def cross_check(composition: Composition, delta: float) -> CrossCheck:
     if math.isinf(pld) and math.isinf(rdp):
         return CrossCheck(pld, rdp, prv, 0.0)
     low, apart, slack = max(0.0, pld - rdp), 0.0 if prv is None else prv - pld, 1e-3 * pld + 1e-4
-    if low > slack or not -slack <= apart <= 2 * EPSILON_ERROR + 2 * slack + 1e-3:
+    if low > 2 * slack or not -slack <= apart <= 2 * EPSILON_ERROR + 2 * slack + 1e-3:
         raise AccountantsDisagree(f"epsilon at delta {delta}: PLD {pld}, RDP {rdp}, PRV {prv}, for {composition}")
     return CrossCheck(pld, rdp, prv, max(low, abs(apart)))
