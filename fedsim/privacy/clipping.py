@@ -41,7 +41,9 @@ def clip_rows(rows: Tensor, clip_norm: float) -> ClippedRows:
 
 def scale_rows(rows: Tensor, factors: Tensor, norms: Tensor) -> Tensor:
     """``rows * factors``, but a row of non-finite norm is exactly zero (0 times NaN would be NaN)."""
-    scaled = rows * factors.to(rows.dtype).unsqueeze(-1)
+    # In two steps: a factor below 1e-38 is no normal float32 and would be rounded by far too much.
+    root = factors.sqrt().to(rows.dtype).unsqueeze(-1)
+    scaled = rows * root * root
     return torch.where(torch.isfinite(norms).unsqueeze(-1), scaled, torch.zeros_like(scaled))
 
 
@@ -67,4 +69,9 @@ def clipped_sums(
 
 
 def _weighted(gradients: Tensor, factors: Tensor) -> Tensor:
-    return torch.einsum("cb,cbp->cp", factors.to(gradients.dtype), gradients)
+    return torch.einsum("cb,cbp->cp", narrowed(factors, gradients.dtype), gradients)
+
+
+def narrowed(factors: Tensor, dtype: torch.dtype) -> Tensor:
+    """Factors in a smaller type; one too small for it becomes 0, as it would be rounded by far too much."""
+    return torch.where(factors >= torch.finfo(dtype).tiny, factors, torch.zeros_like(factors)).to(dtype)

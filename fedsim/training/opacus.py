@@ -15,7 +15,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedsim.params import bind_vector
-from fedsim.privacy.clipping import clip_factors
+from fedsim.privacy.clipping import clip_factors, narrowed
 from fedsim.privacy.mechanism import Release
 from fedsim.tasks import Classification
 from fedsim.training.gradients import Gradients
@@ -103,7 +103,7 @@ class _NanSafeOptimizer(DPOptimizer):
             finite = torch.where(torch.isfinite(norms)[:, None], sample, torch.zeros_like(sample))
             own = torch.linalg.vector_norm(finite, dim=1, dtype=torch.float64)
             factors = clip_factors(own, share) if self.work.per_layer else clip_factors(norms, self.max_grad_norm)
-            total = (factors.to(sample.dtype) @ finite).view_as(p)
+            total = (narrowed(factors, sample.dtype) @ finite).view_as(p)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
     def add_noise(self) -> None:

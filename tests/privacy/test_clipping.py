@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedsim.privacy.clipping import clip_rows, clipped_sums, row_norms
@@ -14,6 +14,7 @@ values = st.floats(allow_nan=True, allow_infinity=True, width=32)
 
 
 @settings(max_examples=300, deadline=None)
+@example([[0.0, 1.8075951081410862e34, 1.8075952319350901e34]], 1e-6)  # its factor is subnormal in float32
 @given(st.lists(st.lists(values, min_size=3, max_size=3), min_size=1, max_size=5), st.floats(1e-6, 1e6))
 def test_no_row_exceeds_the_clip_norm_and_small_rows_stay(rows, clip_norm):
     rows = torch.tensor(rows, dtype=torch.float32)
@@ -93,3 +94,10 @@ def test_per_layer_clipping_is_the_slow_loop_and_bounds_the_whole():
             assert float(clipped.norm()) <= 1.2 * (1 + 1e-6)
             expected += clipped
         torch.testing.assert_close(sums[client], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gradient_whose_factor_is_subnormal_does_not_exceed_the_clip_norm():
+    """In float32 the factor 3e-45 would be rounded up by 40 %."""
+    gradients = torch.full((1, 1, 4), 1.6e38)
+    total, _ = clipped_sums(gradients, torch.ones(1, 1, dtype=torch.bool), 1e-6)
+    assert float(total.double().norm()) <= 1e-6
