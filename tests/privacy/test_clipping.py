@@ -62,9 +62,9 @@ def test_sums_are_those_of_the_slow_loop_and_padding_does_not_count():
     gradients[~mask] = float("nan")
     expected = torch.zeros(3, 7)
     for client in range(3):
-        for example in range(5):
-            if mask[client, example]:
-                g = gradients[client, example]
+        for row in range(5):
+            if mask[client, row]:
+                g = gradients[client, row]
                 expected[client] += g * min(1.0, 1.5 / float(g.norm()))
     sums, counts = clipped_sums(gradients, mask, 1.5)
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-6)
@@ -88,8 +88,8 @@ def test_per_layer_clipping_is_the_slow_loop_and_bounds_the_whole():
     sums, _ = clipped_sums(gradients, mask, 1.2, sizes=[2, 3, 4])
     for client in range(2):
         expected = torch.zeros(9)
-        for example in range(4):
-            parts = gradients[client, example].split([2, 3, 4])
+        for row in range(4):
+            parts = gradients[client, row].split([2, 3, 4])
             clipped = torch.cat([part * min(1.0, 1.2 / 3**0.5 / float(part.norm())) for part in parts])
             assert float(clipped.norm()) <= 1.2 * (1 + 1e-6)
             expected += clipped
