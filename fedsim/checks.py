@@ -25,6 +25,8 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_example_delta(scenario),
         *_client_mechanism(scenario),
         *_relation(scenario),
+        *_both_units(scenario),
+        *_shared_ledger(scenario),
         *_weighting(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
@@ -97,6 +99,8 @@ def _cohort(scenario: Scenario) -> Iterator[str]:
     if isinstance(sampling, Fixed) and sampling.size > clients:
         yield f"cohort.sampling.size = {sampling.size}: there are only population.clients = {clients}"
     client = scenario.privacy.client
+    if client is not None and client.projected is not None:
+        clients = client.projected.population
     if client is not None and client.delta >= 1 / clients:
         yield (
             f"privacy.client.delta = {client.delta}: must be below 1 / population.clients = {1 / clients:.3g}; "
@@ -148,6 +152,42 @@ def _client_mechanism(scenario: Scenario) -> Iterator[str]:
             yield f"{path}.projected: a hypothetical epsilon does not belong into a shared privacy.ledger"
 
 
+def _both_units(scenario: Scenario) -> Iterator[str]:
+    """What records' privacy does in public must not depend on one client under client-level privacy."""
+    example, client = scenario.privacy.example, scenario.privacy.client
+    if example is None or client is None:
+        return
+    if isinstance(example.clipping, AdaptiveClip):
+        yield (
+            "privacy.example.clipping: adaptive clipping of records tells every client what one client's records are "
+            "like, which [privacy.client] does not cover; use a fixed clip norm"
+        )
+    if example.noise == "common":
+        yield 'privacy.example.noise = "common": would depend on the size of one client; use "per_client"'
+    budgeted = example.budget is not None or example.target_epsilon is not None
+    if isinstance(scenario.cohort.sampling, Fixed) and client.relation == "replace-one" and budgeted:
+        yield (
+            "privacy.example.budget: clients that are left out make the cohort no longer a uniform sample of fixed "
+            "size, which the accounting of [privacy.client] needs; use noise_multiplier without a budget"
+        )
+
+
+def _shared_ledger(scenario: Scenario) -> Iterator[str]:
+    privacy = scenario.privacy
+    if privacy.ledger is None:
+        return
+    where = f'privacy.ledger = "{privacy.ledger}"'
+    if privacy.randomness != "secure":
+        yield (
+            f"{where}: runs with the same seed draw the same noise, which their difference would cancel; runs that "
+            'share a ledger need privacy.randomness = "secure"'
+        )
+    if privacy.example is None and privacy.client is None:
+        yield f"{where}: this run protects nothing, so no ledger can say what it spends"
+    if privacy.client is not None and privacy.client.placement == "server" and privacy.client.relation == "replace-one":
+        yield f'{where}: not with relation "replace-one" at the server, which would mix with local noise'
+
+
 def _relation(scenario: Scenario) -> Iterator[str]:
     client, sampling = scenario.privacy.client, scenario.cohort.sampling
     if client is None or client.relation is None:
@@ -168,7 +208,11 @@ def _relation(scenario: Scenario) -> Iterator[str]:
 
 def _weighting(scenario: Scenario) -> Iterator[str]:
     algorithm = scenario.algorithm
-    if scenario.privacy.client is None:
+    client = scenario.privacy.client
+    if client is not None and client.placement == "client" and algorithm.weighting == "examples":
+        yield 'algorithm.weighting = "examples": with local noise a client\'s weight would leave it without noise'
+        return
+    if client is None:
         if algorithm.weight_cap is not None:
             yield "algorithm.weight_cap: only used with [privacy.client]"
         return

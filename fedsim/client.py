@@ -71,6 +71,8 @@ def train_clients(federation: Federation, job: TrainJob) -> TrainReply:
         total.add(clipped.rows, _weights(federation, block))
         invalid, unclipped = invalid + clipped.invalid, unclipped + clipped.count
     counts = (gradients.counted, unclipped if adaptive(federation.plan.client) else 0.0)
+    if federation.plan.client is not None and not federation.plan.trusts_the_server:
+        invalid = 0  # local privacy covers the update alone: whether it was NaN stays with the client
     released = gradients.released.copy()
     return TrainReply(total.total.cpu().numpy(), total.weight, total.clients, invalid, released, *counts)
 
@@ -93,7 +95,7 @@ def client_work(federation: Federation, job: TrainJob, client: int) -> ClientWor
         mechanism=plan.mechanism(client, job.clip_norms["example"]) if plan else None,
         denominator=local.batch_size,
         noise=private_generator(federation.plan.randomness, Stream.NOISE, *coordinates),
-        dropout=generator(scenario.seed, Stream.DROPOUT, job.round, client),
+        dropout=private_generator(federation.plan.randomness, Stream.DROPOUT, *coordinates),
         per_layer=plan is not None and isinstance(plan.clipping, PerLayerClip),
     )
 

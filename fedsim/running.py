@@ -20,7 +20,9 @@ from fedsim.engines import InProcessGrid
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
+from fedsim.privacy.events import Event
 from fedsim.privacy.ledger import Ledger, Limit
+from fedsim.privacy.plan import Charge
 from fedsim.privacy.planning import correlation
 from fedsim.record import RunDirectory
 from fedsim.report import build_report
@@ -95,6 +97,11 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
         session.restore(*checkpoint)
+    plan = session.federation.plan.client
+    if session.correlation is not None and plan is not None and scenario.privacy.randomness == "secure":
+        # The round released again carries earlier rounds' clients too, under new noise: all pay for one more event.
+        again = Event(plan.event.noise_multiplier, 1.0, "none", plan.event.relation)
+        session.ledger.charge(0, [Charge("client", again, 1, None)])
     return _execute(session, began, on_ready)
 
 
@@ -103,6 +110,7 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
     from fedsim.loading import load_scenario
 
     federation = build_federation(load_scenario(scenario))
+    _check_shared_ledger(federation)
     directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
     session = _open(federation, directory, None)
     _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=0.0)

@@ -118,6 +118,10 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     federation = session.federation
     clients, plan = len(federation.population), federation.plan
     rng = private_generator(plan.randomness, Stream.COHORT, federation.scenario.seed, round_)
+    # A round that was charged before a crash is run again with whom it was charged for.
+    charged = session.ledger.cohort(round_)
+    if charged is not None:
+        return charged
     cohort = plan.sampling.draw(clients, round_, rng)
     if plan.example is None or plan.example.budget is None:
         return cohort
@@ -126,7 +130,8 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     if len(able) < len(cohort):
         left = len(_able(session, plan.example, np.arange(clients)))
         expected = plan.sampling.participation(clients) * clients
-        if left < expected:
+        # With client-level noise at the server who was drawn is secret, and stopping would tell of it.
+        if left < expected and not plan.trusts_the_server:
             raise BudgetExhausted(
                 f"Round {round_} would exceed the example-level budget of epsilon {plan.example.budget:g} at "
                 f"{clients - left} of {clients} clients; only {left} can still take part."
@@ -187,13 +192,17 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
     A client that drops out is a zero vector: its share of the privacy is spent all the same. Raises ``FedsimError`` if
     every node failed, or if a node's noise does not match what the ledger was charged.
     """
-    federation, failure = session.federation, ""
+    federation, failure, waiting = session.federation, "", dict(jobs)
     size = federation.start.numel()
     sums = Collected(WeightedSum(size, federation.device), sum(len(job.clients) for job in jobs.values()))
     for message in replies:
-        job = jobs[message.metadata.src_node_id]
+        job = waiting.pop(message.metadata.src_node_id, None)
+        if job is None:
+            failure = "a node answered twice, or without being asked"
+            continue
         try:
             reply = unpack_reply(_content(message), size, len(job.clients))
+            _check_length(session, reply)
         except MalformedMessage as error:
             failure = str(error)
             continue
@@ -210,6 +219,14 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
             f"Training diverged in round {round_}: every client's update is NaN or infinite. Lower a learning rate."
         )
     return sums
+
+
+def _check_length(session: Session, reply: TrainReply) -> None:
+    """A sum of clipped updates cannot be longer than the clip norm for each; only a broken node would send that."""
+    if session.federation.plan.trusts_the_server:
+        longest = reply.clients * session.clip_norms["client"]
+        if float(np.linalg.norm(reply.total)) > longest * (1 + 1e-6):
+            raise MalformedMessage(f"the sum of {reply.clients} clipped updates is longer than {longest:g}")
 
 
 def _content(message: Message) -> Message:

@@ -132,14 +132,18 @@ class Ledger:
         """
         with self._transaction():
             self._catch_up()
-            if self._charged(round_):
+            rows = [self._row(round_, charge) for charge in charges]
+            before = self._rows(round_)
+            if before:
+                if sorted(map(repr, before)) != sorted(map(repr, rows)):
+                    raise BadInput(f"Round {round_} was charged before with other events; was the scenario changed?")
                 return
             for charge in charges:
                 self._refuse_overspending(charge)
             self._db.executemany(
                 "INSERT INTO charges (run, round, unit, noise_multiplier, rate, sampling, relation, count, clients)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [self._row(round_, charge) for charge in charges],
+                rows,
             )
         self._catch_up()
 
@@ -149,9 +153,18 @@ class Ledger:
         key = (self.run, round_, charge.unit, event.noise_multiplier, event.rate, event.sampling, event.relation)
         return (*key, charge.count, clients)
 
-    def _charged(self, round_: int) -> bool:
-        query = "SELECT 1 FROM charges WHERE run = ? AND round = ? LIMIT 1"
-        return self._db.execute(query, (self.run, round_)).fetchone() is not None
+    def _rows(self, round_: int) -> list[tuple[object, ...]]:
+        query = (
+            "SELECT run, round, unit, noise_multiplier, rate, sampling, relation, count, clients FROM charges"
+            " WHERE run = ? AND round = ? ORDER BY id"
+        )
+        return self._db.execute(query, (self.run, round_)).fetchall()
+
+    def cohort(self, round_: int) -> Ids | None:
+        """Whom this run charged for their records in a round before it was stopped; None if it did not get there."""
+        blobs = [row[8] for row in self._rows(round_) if row[2] == "example"]
+        parts = [np.frombuffer(blob, "<i8") for blob in blobs if isinstance(blob, bytes)]
+        return np.sort(np.concatenate(parts)) if parts else None
 
     def _catch_up(self) -> None:
         """Add the charges that were committed since the last look, ours and those of other runs."""

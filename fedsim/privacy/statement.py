@@ -59,13 +59,12 @@ def _nothing() -> dict[str, Any]:
 def _entry(federation: Federation, ledger: Ledger, plan: ExamplePlan | ClientPlan) -> dict[str, Any]:
     epsilons = ledger.epsilons(plan.unit, plan.deltas)
     worst = int(epsilons.argmax())
-    delta = float(plan.deltas[worst])
-    check = cross_check(ledger.composition(plan.unit, worst), delta)
+    check = cross_check(ledger.composition(plan.unit, worst), float(plan.deltas[worst]))
     settings = getattr(federation.scenario.privacy, plan.unit)
     return {
         "unit": plan.unit,
         "epsilon": float(epsilons.max()),
-        "delta": delta,
+        "delta": float(plan.deltas.max()),
         "accountant": "pld",
         "conversion": CONVERSION,
         "rdp": check.rdp,
@@ -108,17 +107,15 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
     settings = federation.scenario.privacy.example
     assert settings is not None
     assumptions = [ONE_OWNER.format(unit="record", held="is held by one client")]
-    if settings.sampling_rate is None:
+    if None in (settings.sampling_rate, settings.noise_multiplier) or settings.delta_times_n is not None:
         assumptions.append(
-            "How many records each client holds (n_i) is treated as public: it sets the rate batch_size / n_i and "
-            "the number of steps."
+            "How many records each client holds (n_i) is treated as public: it sets the rate batch_size / n_i, the "
+            "number of steps, calibrated noise, and a delta that follows the size."
         )
     if federation.weighting == "examples":
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
     if settings.delta_times_n is not None:
-        assumptions.append(
-            "Each client has its own delta, delta_times_n / n_i; the one shown is that of the largest epsilon."
-        )
+        assumptions.append("Each client has its own delta, delta_times_n / n_i; the largest is shown.")
     if isinstance(plan.clipping, AdaptiveClip):
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
@@ -137,16 +134,16 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
 
 
 def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
-    clients = len(federation.population)
     settings = federation.scenario.privacy.client
     assert settings is not None
+    members = settings.projected.population if settings.projected else len(federation.population)
     return {
         "relation": plan.event.relation,
         "adversary": SEES_UPDATES if plan.placement == "client" else SEES_MODELS,
         "sampling": plan.event.sampling,
         "placement": plan.placement,
-        "n": clients,
-        "delta_times_n": float(plan.deltas.max()) * clients,
+        "n": members,
+        "delta_times_n": float(plan.deltas.max()) * members,
         "assumptions": [
             ONE_OWNER.format(unit="user", held="is one client"),
             *_client_assumptions(federation, plan),
@@ -157,6 +154,7 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
 
 def _client_assumptions(federation: Federation, plan: ClientPlan) -> Iterator[str]:
     sampling = federation.plan.sampling
+    yield "The number of clients, and which of them form a group that takes turns, is public."
     if plan.placement == "client":
         yield "Each client noises its own update, so the guarantee does not rest on the server; no sampling is claimed."
         return
@@ -184,7 +182,10 @@ def _flags(federation: Federation, plan: ExamplePlan | ClientPlan, epsilon: floa
             f"round out of {settings.projected.population}. The clients simulated here have no such guarantee."
         )
     if federation.scenario.privacy.ledger is not None:
-        flags.append("The epsilon composes all runs in the shared ledger, this one included.")
+        flags.append(
+            "The epsilon composes all runs in the shared ledger that protected this unit. A run that did not, or that "
+            "split the same people into clients otherwise, is not in it."
+        )
     return flags
 
 
@@ -196,10 +197,10 @@ def outside(federation: Federation) -> list[str]:
         "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
         "that spent privacy too.",
     ]
-    if federation.plan.example is None and federation.weighting == "examples":
+    if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")
-    if federation.plan.client is not None:
-        lines.append(
-            "The size of each round's cohort, and this record of the simulation itself, are for the experimenter only."
-        )
+    lines.append(
+        "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation are "
+        "for the experimenter only."
+    )
     return lines

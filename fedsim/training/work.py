@@ -26,7 +26,7 @@ class ClientWork:
     mechanism: GaussianSum | None
     denominator: int
     noise: RandomSource
-    dropout: np.random.Generator
+    dropout: RandomSource
     per_layer: bool = False
 
 
@@ -87,6 +87,6 @@ def _dropout_mask(
     """Masks ``[clients, batch, *shape]`` holding 0 or 1 / (1 - p), each client's from its own stream."""
     masks = np.zeros((len(works), longest, *shape), np.float32)
     for row, (work, batch) in enumerate(zip(works, batches, strict=True)):
-        kept = work.dropout.random((len(batch), *shape), dtype=np.float32) >= p
+        kept = work.dropout.random((len(batch), *shape)) >= p
         masks[row, : len(batch)] = kept / (1 - p)
     return torch.from_numpy(masks)

@@ -24,6 +24,7 @@ from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
 
 STILL = "algorithm.local.learning_rate=1e-12"  # updates are nothing, so that what is released is noise
 LOCAL = CLIENT_PRIVACY + 'placement = "client"\n'
+SECURE = 'privacy.randomness="secure"'
 BANDED = CLIENT_PRIVACY + 'mechanism = "banded"\nbands = 3\n'
 
 
@@ -247,11 +248,14 @@ def test_fixed_cohorts_claim_no_amplification_unless_replace_one(federation):
 def test_projected_noise_is_scaled_and_labelled(tmp_path):
     """Six clients stand for a cohort of 600: the mean carries z C / 600, and the statement says projected."""
     projected = "privacy.client.projected={cohort=600, population=60000}"
-    result = run(tmp_path, SMALL + CLIENT_PRIVACY, projected, STILL, "rounds=1")
+    with pytest.raises(BadInput, match="delta"):  # one in a hundred of 60,000 is too many
+        run(tmp_path, SMALL + CLIENT_PRIVACY, projected)
+    result = run(tmp_path, SMALL + CLIENT_PRIVACY, projected, STILL, "rounds=1", "privacy.client.delta=1e-6")
     vector = moved(result)
     assert float(vector.std()) == pytest.approx(1.2 * 0.4 / 600, rel=5 / math.sqrt(2 * len(vector)))
     entry = result.privacy[0]
-    assert entry["epsilon"] == epsilon(compose([(Event(1.2, 0.01, "poisson"), 1)]), 1e-2)
+    assert entry["epsilon"] == epsilon(compose([(Event(1.2, 0.01, "poisson"), 1)]), 1e-6)
+    assert (entry["n"], entry["delta_times_n"]) == (60000, pytest.approx(0.06))
     assert result.summary["projected"]
     assert any("Projected" in flag for flag in entry["flags"])
     assert "rojected" in (result.directory / "report.html").read_text()
@@ -267,6 +271,9 @@ def test_each_client_s_delta_can_follow_its_size(federation, tmp_path):
         for c, size in enumerate(made.population.sizes.tolist())
     ]
     assert result.privacy[0]["epsilon"] == max(expected)
+    assert (
+        result.privacy[0]["delta"] == made.plan.example.deltas.max()
+    )  # (largest epsilon, largest delta) holds for all
     assert result.privacy[0]["delta_times_n"] == pytest.approx(6 * 0.01)
 
 
@@ -283,22 +290,22 @@ def test_common_noise_is_that_of_the_client_that_needs_most(federation):
 def test_runs_that_share_a_ledger_compose(tmp_path):
     shared = f'privacy.ledger="{tmp_path / "shared.db"}"'
     alone = fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", []), tmp_path / "alone")
-    first = fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared]), tmp_path / "first")
-    second = fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared]), tmp_path / "second")
+    first = fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared, SECURE]), tmp_path / "first")
+    second = fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared, SECURE]), tmp_path / "second")
     assert first.privacy[0]["epsilon"] == alone.privacy[0]["epsilon"]
     assert second.privacy[0]["epsilon"] == epsilon(compose([(Event(1.2), 6)]), 1e-2)
     assert (second.directory / "ledger.db").exists()
     budget = f"privacy.client.budget={second.privacy[0]['epsilon'] * 1.01!r}"
-    third = fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared, budget]), tmp_path / "third")
+    third = fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared, SECURE, budget]), tmp_path / "third")
     assert (third.exit_code, third.summary["rounds"]) == (3, 0)
 
 
 def test_a_shared_ledger_of_another_relation_or_population_is_refused(tmp_path):
     shared = f'privacy.ledger="{tmp_path / "shared.db"}"'
-    fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared]), tmp_path / "first")
+    fedsim.run(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "s", [shared, SECURE]), tmp_path / "first")
     for text, overrides in ((LOCAL, []), (CLIENT_PRIVACY, ["seed=9"])):
         with pytest.raises(BadInput, match="ledger"):
-            fedsim.run(fedsim.parse_scenario(SMALL + text, "s", [shared, *overrides]), tmp_path / "second")
+            fedsim.run(fedsim.parse_scenario(SMALL + text, "s", [shared, SECURE, *overrides]), tmp_path / "second")
     assert not (tmp_path / "second").exists()
 
 
@@ -336,3 +343,98 @@ def test_a_secure_run_that_is_resumed_pays_for_the_round_it_releases_again(tmp_p
 
 def test_the_adaptive_clip_settings_have_the_paper_s_defaults():
     assert (AdaptiveClip().quantile, AdaptiveClip().learning_rate) == (0.5, 0.2)
+
+
+# --- what a hostile reviewer found
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (CLIENT_PRIVACY, ['privacy.ledger="x.db"'], "draw the same noise"),
+        ("", ['privacy.ledger="x.db"', SECURE], "protects nothing"),
+        (EXAMPLE_PRIVACY + CLIENT_PRIVACY, ['privacy.example.clipping={kind="adaptive"}'], "one client's records"),
+        (EXAMPLE_PRIVACY + CLIENT_PRIVACY, ['privacy.example.noise="common"'], "size of one client"),
+        (LOCAL, ['algorithm.weighting="examples"', "algorithm.weight_cap=10"], "without noise"),
+    ],
+)
+def test_what_no_theorem_covers_is_refused(text, overrides, message):
+    with pytest.raises(BadInput, match=message):
+        fedsim.parse_scenario(SMALL + text, "s", overrides)
+
+
+def test_a_resumed_round_has_the_cohort_that_was_charged(tmp_path, monkeypatch):
+    """Near the end of a budget, a round that was charged and then lost is run again with the same clients."""
+    from fedsim import server
+
+    text = SMALL + EXAMPLE_PRIVACY + "sampling_rate = 0.2\n"
+    budget = epsilon(compose([(Event(1.1, 0.2, "poisson"), 10)]), 1e-4)
+    overrides = [f"privacy.example.budget={budget!r}", 'cohort.sampling={kind="poisson", rate=0.5}', "rounds=3"]
+    scenario = fedsim.parse_scenario(text, "s", overrides)
+    whole = fedsim.run(scenario, tmp_path / "whole")
+    honest = server.release
+
+    def power_cut(session, sums, round_):
+        if round_ == whole.summary["rounds"]:
+            raise RuntimeError("power cut")
+        return honest(session, sums, round_)
+
+    monkeypatch.setattr(server, "release", power_cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fedsim.run(scenario, tmp_path / "stopped")
+    monkeypatch.setattr(server, "release", honest)
+    fedsim.resume(tmp_path / "stopped")
+    model = (tmp_path / "stopped" / "model.safetensors").read_bytes()
+    assert model == (whole.directory / "model.safetensors").read_bytes()
+
+
+def test_secure_correlated_noise_pays_for_a_row_that_is_released_again(tmp_path):
+    scenario = fedsim.parse_scenario(
+        SMALL + BANDED, "s", ['cohort.sampling={kind="cyclic", groups=3}', "rounds=3", SECURE]
+    )
+
+    def stop(row):
+        if row["round"] == 2:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fedsim.run(scenario, tmp_path / "run", stop)
+    resumed = fedsim.resume(tmp_path / "run")
+    assert resumed.privacy[0]["epsilon"] == epsilon(compose([(Event(1.2), 2)]), 1e-2)
+
+
+def test_secure_dropout_masks_are_secret(federation):
+    made = federation(SECURE, 'model={name="mlp", dropout=0.5}', text=SMALL + EXAMPLE_PRIVACY)
+    masks = [client_work(made, job_of(made), 0).dropout.random((50,)) for _ in range(2)]
+    assert not np.array_equal(*masks)
+
+
+def test_local_privacy_does_not_tell_whose_update_was_nan(federation, monkeypatch):
+    made = federation(text=SMALL + LOCAL)
+    monkeypatch.setattr(
+        "fedsim.client.train_block",
+        lambda gradients, algorithm, start, works: torch.full((len(works), len(start)), torch.nan),
+    )
+    assert train_clients(made, job_of(made)).invalid == 0
+
+
+def test_a_sum_longer_than_its_clip_norms_is_rejected(federation, tmp_path, monkeypatch):
+    honest = train_clients
+
+    def too_long(federation, job):
+        reply = honest(federation, job)
+        return type(reply)(**{**vars(reply), "total": reply.total + 1e3})
+
+    monkeypatch.setattr("fedsim.client.train_clients", too_long)
+    with pytest.raises(fedsim.FedsimError, match="longer than"):
+        run(tmp_path, SMALL + CLIENT_PRIVACY)
+
+
+def test_a_run_with_secret_cohorts_does_not_stop_for_a_record_budget(tmp_path):
+    """Who was drawn how often is secret there, and stopping would tell of it: the run goes on with whoever is left."""
+    text = SMALL + EXAMPLE_PRIVACY + "sampling_rate = 0.2\n" + CLIENT_PRIVACY
+    budget = epsilon(compose([(Event(1.1, 0.2, "poisson"), 5)]), 1e-4)
+    poisson = 'cohort.sampling={kind="poisson", rate=0.5}'
+    result = run(tmp_path, text, f"privacy.example.budget={budget!r}", poisson, "rounds=8")
+    assert (result.exit_code, result.summary["rounds"]) == (0, 8)
+    assert result.privacy[0]["epsilon"] == budget
