@@ -241,7 +241,7 @@ def main() -> None:
         # Outside its standalone mode, click returns the exit code of an interrupt or of --help instead of raising.
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
-            _fail("Stopped; nothing was written.", INTERRUPTED, debug)
+            _fail("Stopped.", INTERRUPTED, debug)
     except FedsimError as error:
         _fail(str(error), error.exit_code, debug)
     except (KeyboardInterrupt, typer.Abort):
