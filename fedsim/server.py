@@ -130,8 +130,8 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     if len(able) < len(cohort):
         left = len(_able(session, plan.example, np.arange(clients)))
         expected = plan.sampling.participation(clients) * clients
-        # With client-level noise at the server who was drawn is secret, and stopping would tell of it.
-        if left < expected and not plan.trusts_the_server:
+        # Where sampling clients amplifies, who was drawn is secret, and stopping would tell of it.
+        if left < expected and not plan.hides_the_cohort:
             raise BudgetExhausted(
                 f"Round {round_} would exceed the example-level budget of epsilon {plan.example.budget:g} at "
                 f"{clients - left} of {clients} clients; only {left} can still take part."

@@ -124,6 +124,11 @@ class PrivacyPlan:
         """Whether client-level noise is added at the server."""
         return self.client is not None and self.client.placement == "server"
 
+    @property
+    def hides_the_cohort(self) -> bool:
+        """Whether the client-level guarantee rests on nobody knowing who was drawn."""
+        return self.client is not None and self.client.event.sampling != "none"
+
     def charges(self, round_: int, cohort: Ids) -> list[Charge]:
         """What a round with this cohort spends."""
         spent = self.example.charges(cohort) if self.example else []
