@@ -19,6 +19,7 @@ import torch
 import fedsim
 import fedsim.client
 import fedsim.server
+from fedsim.aggregation import WeightedSum
 from fedsim.client import client_work, train_clients
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.federation import build_federation
@@ -136,7 +137,7 @@ def the_server_divides_by_a_public_number(folder: Path) -> None:
     made = build(CLIENT_PRIVACY)
     updates = []
     for clients in (2, 5):
-        sums = fedsim.server.Collected(fedsim.server.WeightedSum(len(made.start), torch.device("cpu")), clients)
+        sums = fedsim.server.Collected(WeightedSum(len(made.start), torch.device("cpu")), clients)
         sums.updates.add_sum(torch.ones(len(made.start)), float(clients), clients)
         session = fedsim.server.Session(made, *[None] * 4, clip_norms=made.plan.clip_norms())  # type: ignore[arg-type]
         updates.append(fedsim.server.release(session, sums, 1))
