@@ -54,6 +54,10 @@ def _privacy(session: Session) -> list[dict[str, Any]]:
     entries, left_out = privacy_entries(session.federation, session.ledger), session.progress.left_out
     for entry in entries:
         entry["nan_updates"] = session.progress.invalid_updates
+        norms = [row[key] for row in session.directory.rounds() if (key := f"clip_norm_{entry['unit']}") in row]
+        if norms:  # adaptive: the norm that bounds a contribution is not the one the run started with
+            norms.append(entry["clip_norm"])
+            entry["clip_norm"] = {"min": min(norms), "max": max(norms)}
         if entry["unit"] == "example" and left_out:
             entry["flags"].append(
                 f"In {left_out} case(s) a client was drawn whose budget was spent, and left out: later rounds lean "

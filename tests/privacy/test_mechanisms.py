@@ -438,3 +438,11 @@ def test_a_run_with_secret_cohorts_does_not_stop_for_a_record_budget(tmp_path):
     result = run(tmp_path, text, f"privacy.example.budget={budget!r}", poisson, "rounds=8")
     assert (result.exit_code, result.summary["rounds"]) == (0, 8)
     assert result.privacy[0]["epsilon"] == budget
+
+
+def test_the_statement_names_the_clip_norms_that_were_used(tmp_path):
+    clip = ("privacy.client.clip_norm=0.001", 'privacy.client.clipping={kind="adaptive", learning_rate=0.5}')
+    result = run(tmp_path, SMALL + CLIENT_PRIVACY, *clip, "rounds=4")
+    used = [0.001] + [row["clip_norm_client"] for row in rows(result)]
+    assert result.privacy[0]["clip_norm"] == {"min": min(used), "max": max(used)}
+    assert "between 0.001 and" in (result.directory / "report.html").read_text()
