@@ -92,7 +92,7 @@ def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = Fa
     federation = build_federation(load_scenario(scenario, overrides or ()))
     print(
         f"{scenario}: good. {len(federation.population)} clients, {int(federation.population.sizes.sum())} training "
-        f"records, {federation.start.numel()} parameters, trainer {federation.trainer} "
+        f"records, {federation.start.numel()} parameters, trainer {federation.trainer_name} "
         f"({federation.trainer_reason}), digest {federation.scenario.digest}."
     )
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.aggregation import WeightedSum
@@ -17,11 +23,13 @@ from fedsim.loading import parse_scenario
 from fedsim.messages import MalformedMessage, TrainJob, TrainReply, pack_reply, unpack_job
 from fedsim.population.population import Indices
 from fedsim.privacy.clip_settings import PerLayerClip
-from fedsim.privacy.clipping import clip_rows
-from fedsim.privacy.plan import adaptive
-from fedsim.seeding import Stream, generator, private_generator
-from fedsim.training import train_block
-from fedsim.training.work import ClientWork, epoch_batches, poisson_batches
+from fedsim.privacy.clipping import centred_count, clip_rows
+from fedsim.privacy.events import Event
+from fedsim.privacy.keystream import Keystream
+from fedsim.privacy.plan import ClientPlan, adaptive
+from fedsim.seeding import Stream
+from fedsim.training.trainer import Trained
+from fedsim.training.work import Held, Work, epoch_batches, poisson_batches
 
 app = ClientApp()
 
@@ -59,69 +67,124 @@ def train_clients(federation: Federation, job: TrainJob) -> TrainReply:
     """
     if len(job.params) != federation.start.numel() or (job.clients >= len(federation.population)).any():
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
-    start, gradients = torch.from_numpy(job.params).to(federation.device), federation.gradients
-    total, invalid, unclipped = WeightedSum(start.numel(), federation.device), 0, 0.0
-    gradients.released.clear()
-    gradients.counted = 0.0
-    for block in _blocks(federation, job.clients):
-        works = [client_work(federation, job, int(client)) for client in block]
-        updates = train_block(gradients, federation.scenario.algorithm, start, works)
-        clipped = clip_rows(updates, job.clip_norms.get("client", float("inf")))
-        _noise_locally(federation, job, block, clipped.rows)
-        total.add(clipped.rows, _weights(federation, block))
-        invalid, unclipped = invalid + clipped.invalid, unclipped + clipped.count
-    counts = (gradients.counted, unclipped if adaptive(federation.plan.client) else 0.0)
+    start = torch.from_numpy(job.params).to(federation.device)
+    keystream = Keystream.of(federation.plan.randomness, federation.scenario.seed, job.round)
+    sums = BlockSums(WeightedSum(start.numel(), federation.device))
+
+    def train(block: Indices) -> BlockSums:
+        return train_one_block(federation, job, start, block_work(federation, job, block, keystream))
+
+    for part in _side_by_side(federation, train, blocks(federation, job.clients)):
+        sums.add(part)
     if federation.plan.client is not None and not federation.plan.trusts_the_server:
-        invalid = 0  # local privacy covers the update alone: whether it was NaN stays with the client
-    released = gradients.released.copy()
-    return TrainReply(total.total.cpu().numpy(), total.weight, total.clients, invalid, released, *counts)
+        sums.invalid = 0  # local privacy covers the update alone: whether it was NaN stays with the client
+    total = sums.updates
+    counts = (sums.gradients_unclipped, sums.updates_unclipped if adaptive(federation.plan.client) else 0.0)
+    return TrainReply(total.total.cpu().numpy(), total.weight, total.clients, sums.invalid, sums.spent, *counts)
 
 
-def client_work(federation: Federation, job: TrainJob, client: int) -> ClientWork:
-    """Draw everything random about one client's round, from its own streams."""
-    scenario, records = federation.scenario, federation.population.records(client)
-    local, plan = scenario.algorithm.local, federation.plan.example
-    coordinates = (scenario.seed, job.round, client)
-    if plan is None:
-        steps = local.steps or local.epochs * -(-len(records) // local.batch_size)
-        rng = generator(scenario.seed, Stream.BATCHES, job.round, client)
-        batches = epoch_batches(records, local.batch_size, steps, rng)
+@dataclass
+class BlockSums:
+    """What a block's clients answer, added up: updates, NaN or infinite ones, events, and centred counts."""
+
+    updates: WeightedSum
+    invalid: int = 0
+    spent: Counter[Event] = field(default_factory=Counter)
+    gradients_unclipped: float = 0.0
+    updates_unclipped: float = 0.0
+
+    def add(self, other: BlockSums) -> None:
+        """Add another block's."""
+        self.updates.add_sum(other.updates.total, other.updates.weight, other.updates.clients)
+        self.invalid += other.invalid
+        self.spent.update(other.spent)
+        self.gradients_unclipped += other.gradients_unclipped
+        self.updates_unclipped += other.updates_unclipped
+
+
+def train_one_block(federation: Federation, job: TrainJob, start: Tensor, work: Work) -> BlockSums:
+    """Train a block of clients, clip their updates, noise them if privacy is local, and add them up."""
+    trainer, clip_norm = federation.trainer, job.clip_norms.get("client", math.inf)
+    trained = trainer.train(federation.scenario.algorithm, start, work)
+    weights, total = _weights(federation, work.clients), torch.zeros_like(start, dtype=torch.float64)
+    if federation.plan.client is not None and federation.plan.client.placement == "client":
+        noised, norms = _noise_locally(federation.plan.client, clip_norm, work, trained)
+        total += weights @ noised.double()
     else:
-        private = private_generator(federation.plan.randomness, Stream.BATCHES, *coordinates)
-        batches = poisson_batches(records, plan.rates[client], int(plan.steps[client]), private)
-    return ClientWork(
-        client=client,
-        batches=batches,
-        mechanism=plan.mechanism(client, job.clip_norms["example"]) if plan else None,
-        denominator=local.batch_size,
-        noise=private_generator(federation.plan.randomness, Stream.NOISE, *coordinates),
-        dropout=private_generator(federation.plan.randomness, Stream.DROPOUT, *coordinates),
-        per_layer=plan is not None and isinstance(plan.clipping, PerLayerClip),
-    )
+        norms = trainer.add_clipped(total, trained.updates, clip_norm, weights)
+    updates = WeightedSum(start.numel(), federation.device)
+    updates.add_sum(total, float(weights.sum()), len(work.clients))
+    invalid = int((~torch.isfinite(norms)).sum())
+    return BlockSums(updates, invalid, trained.spent, trained.unclipped, centred_count(norms, clip_norm))
 
 
-def _noise_locally(federation: Federation, job: TrainJob, clients: Indices, updates: Tensor) -> None:
-    """Local DP: noise every client's own clipped update ``[clients, params]`` in place."""
-    plan = federation.plan.client
-    if plan is None or plan.placement != "client":
-        return
-    mechanism = plan.mechanism(job.clip_norms["client"])
-    for row, client in enumerate(clients):
-        coordinates = (federation.scenario.seed, job.round, int(client))
-        rng = private_generator(federation.plan.randomness, Stream.LOCAL_NOISE, *coordinates)
-        release = mechanism.release(updates[row], rng)
-        updates[row] = release.total
-        federation.gradients.note(release)
+def _side_by_side(
+    federation: Federation, train: Callable[[Indices], BlockSums], parts: list[Indices]
+) -> Iterator[BlockSums]:
+    """The blocks' sums in their order, as many at once as the trainer can and the scenario allows."""
+    threads = min(len(parts), federation.workers, federation.trainer.parallel_blocks)
+    return _pool(threads).map(train, parts) if threads > 1 else map(train, parts)
 
 
-def _blocks(federation: Federation, clients: Indices) -> Iterator[Indices]:
-    """Slices of the cohort that fit the memory budget, clients of like size together so that little is padded."""
-    local = federation.scenario.algorithm.local
-    per_client = federation.gradients.bytes_per_client(local.batch_size, federation.plan.example is not None)
-    length = max(1, int(federation.scenario.engine.memory_gib * 2**30 / per_client))
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, "fedsim", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def block_work(federation: Federation, job: TrainJob, clients: Indices, keystream: Keystream) -> Work:
+    """Draw everything random about some clients' round, each from its own words."""
+    local, plan, population = federation.scenario.algorithm.local, federation.plan.example, federation.population
+    sizes = population.sizes[clients]
+    steps = local_steps(federation, clients, sizes)
+    order = np.argsort(-steps, kind="stable")
+    clients, sizes, steps = clients[order], sizes[order], steps[order]
+    held = Held(population.indices, population.offsets[clients], sizes)
+
+    def draw(counts: Indices) -> NDArray[np.uint64]:
+        return federation.trainer.words(keystream, Stream.BATCHES, clients, counts)
+
+    if plan is None:
+        records, lengths = epoch_batches(held, local.batch_size, steps, draw)
+        return Work(clients, records, lengths, keystream, local.batch_size)
+    records, lengths = poisson_batches(held, plan.rates[clients], steps, draw)
+    noise = plan.mechanisms(clients, job.clip_norms["example"], keystream)
+    per_layer = isinstance(plan.clipping, PerLayerClip)
+    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer)
+
+
+def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Indices:
+    """Number of local steps of each client in a round ``[clients]``."""
+    local, plan = federation.scenario.algorithm.local, federation.plan.example
+    if plan is not None:
+        return plan.steps[clients]
+    if local.steps is not None:
+        return np.full(len(clients), local.steps, np.int64)
+    return local.epochs * -(-sizes // local.batch_size)
+
+
+def _noise_locally(plan: ClientPlan, clip_norm: float, work: Work, trained: Trained) -> tuple[Tensor, Tensor]:
+    """Local DP: every client's own clipped update ``[clients, params]`` with its noise, noted in ``trained``; norms."""
+    clipped, norms = clip_rows(trained.updates, clip_norm)
+    mechanisms = plan.mechanisms(work.clients, clip_norm, work.keystream)
+    released = mechanisms.release(clipped, np.zeros(len(clipped)), step=0)
+    trained.spent.update(released.spent)
+    return released.totals, norms
+
+
+def blocks(federation: Federation, clients: Indices) -> list[Indices]:
+    """Slices of the cohort that fit the memory budget together, and are at least as many as train at once.
+
+    Clients of like size stay together, so that little is padded.
+    """
+    if len(clients) == 0:
+        return []
+    local, trainer = federation.scenario.algorithm.local, federation.trainer
+    threads = min(federation.workers, trainer.parallel_blocks)
+    per_client = trainer.bytes_per_client(local.batch_size, federation.plan.example is not None)
+    fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
+    length = max(1, min(fitting, -(-len(clients) // threads)))
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
-    for start in range(0, len(by_size), length):
-        yield by_size[start : start + length]
+    return [by_size[start : start + length] for start in range(0, len(by_size), length)]
 
 
 def _weights(federation: Federation, clients: Indices) -> Tensor:

@@ -24,7 +24,7 @@ class Display:
 
     def on_ready(self, federation: Federation) -> None:
         """The federation is set up."""
-        self._update(0, f"{len(federation.population)} clients, {federation.trainer} on {federation.device.type}")
+        self._update(0, f"{len(federation.population)} clients, {federation.trainer_name} on {federation.device.type}")
 
     def on_round(self, row: dict[str, Any]) -> None:
         """A round is recorded."""

@@ -18,7 +18,8 @@ from fedsim.privacy.replay import neighbour_replay
 from fedsim.scenario import Scenario
 from fedsim.seeding import Stream, generator
 from fedsim.tasks import Classification
-from fedsim.training import Gradients, pick_trainer
+from fedsim.training import Trainer, pick_trainer
+from fedsim.training.pick import workers
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,10 @@ class Federation:
     plan: PrivacyPlan
     module: nn.Module
     start: Tensor
-    trainer: str
+    trainer: Trainer
+    trainer_name: str
     trainer_reason: str
-    gradients: Gradients
+    workers: int
 
     @property
     def device(self) -> torch.device:
@@ -61,10 +63,10 @@ def build_federation(scenario: Scenario) -> Federation:
     check_model(module, scenario.privacy.example is not None)
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
-    trainer, gradients, reason = pick_trainer(scenario, module, task)
+    name, trainer, reason = pick_trainer(scenario, module, task)
     if scenario.privacy.example is not None:
-        neighbour_replay(gradients, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
-    return Federation(scenario, task, population, plan, module, start, trainer, reason, gradients)
+        neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
+    return Federation(scenario, task, population, plan, module, start, trainer, name, reason, workers(scenario))
 
 
 def pick_device(wanted: str) -> torch.device:

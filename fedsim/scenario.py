@@ -145,10 +145,14 @@ class Evaluation:
 @section
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """Where clients live and what trains them; ``memory_gib`` bounds the memory of a block of clients."""
+    """Where clients live and what trains them, on how many threads (``workers`` left out: one for each core).
+
+    ``memory_gib`` bounds the memory of the clients that train at once.
+    """
 
     kind: Literal["inprocess"] = "inprocess"
-    trainer: Literal["auto", "vectorised", "opacus"] = "auto"
+    trainer: Literal["auto", "native", "vectorised", "opacus"] = "auto"
+    workers: Count | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     memory_gib: Positive = 1.0
 

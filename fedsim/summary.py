@@ -25,7 +25,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "scenario": scenario.name,
         "digest": scenario.digest,
         "engine": scenario.engine.kind,
-        "trainer": federation.trainer,
+        "trainer": federation.trainer_name,
         "trainer_reason": federation.trainer_reason,
         "device": federation.device.type,
         "rounds": session.progress.round,

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from fedsim.client import block_work
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
 from fedsim.messages import TrainJob
+from fedsim.privacy.clip_settings import PerLayerClip
+from fedsim.privacy.events import Event
+from fedsim.privacy.keystream import Keystream
+from fedsim.training import TRAINERS, Trainer
+from fedsim.training.native import obstacle
+from fedsim.training.work import Work
 
 SMALL = """
 seed = 3
@@ -72,6 +81,43 @@ def job_of(federation: Federation, clients: Iterable[int] | None = None, round_:
     ids = np.arange(len(federation.population)) if clients is None else np.array(list(clients), np.int64)
     start, norms = federation.start.numpy(), federation.plan.clip_norms()
     return TrainJob(round_, "", federation.scenario.digest, ids, start, norms)
+
+
+def work_of(federation: Federation, clients: Iterable[int] | None = None, round_: int = 2) -> Work:
+    """What some clients (all of them by default) do in a round, as one block; ``work.clients`` are its rows."""
+    job = job_of(federation, clients, round_)
+    keystream = Keystream.of(federation.plan.randomness, federation.scenario.seed, round_)
+    return block_work(federation, job, job.clients, keystream)
+
+
+def why_not(federation: Federation, trainer: str) -> str | None:
+    """Why a trainer cannot train a federation on this machine, or None."""
+    if trainer != "native":
+        return None
+    example, algorithm = federation.scenario.privacy.example, federation.scenario.algorithm
+    per_layer = example is not None and isinstance(example.clipping, PerLayerClip)
+    return obstacle(federation.module, federation.task, algorithm, per_layer)
+
+
+def trainer_of(federation: Federation, trainer: str) -> Trainer:
+    """A trainer by name with a copy of the federation's model; skips the test where it cannot train it."""
+    reason = why_not(federation, trainer)
+    if reason is not None:
+        pytest.skip(f"{trainer}: {reason}")
+    return TRAINERS[trainer](copy.deepcopy(federation.module), federation.task)
+
+
+def batches_of(work: Work, client: int) -> list[np.ndarray]:
+    """The batches of one client of a block."""
+    row = work.clients.tolist().index(client)
+    return [work.batch(row, step) for step in range(int(work.steps[row]))]
+
+
+def without_noise(work: Work) -> Work:
+    """The same clipping, but what is released is the clipped sum itself."""
+    assert work.noise is not None
+    kinds = np.zeros(len(work.clients), np.int64)
+    return replace(work, noise=replace(work.noise, events=(Event(0.0),), kinds=kinds))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from fedsim.errors import BadInput, FedsimError
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.ledger import Ledger
+from fedsim.training.trainer import Trained
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
 
 BOTH = SMALL + EXAMPLE_PRIVACY + CLIENT_PRIVACY
@@ -219,13 +220,12 @@ def test_an_invalid_update_counts_as_zero_and_is_counted(federation, monkeypatch
     made = federation(text=SMALL + CLIENT_PRIVACY)
     job = job_of(made, round_=1)
 
-    def poisoned(gradients, algorithm, start, works):
-        updates = torch.ones(len(works), len(start))
-        for row, work in enumerate(works):
-            updates[row] *= float("nan") if work.client == 4 else 1
-        return updates
+    def poisoned(trainer, algorithm, start, work):
+        updates = torch.ones(len(work.clients), len(start))
+        updates[work.clients.tolist().index(4)] *= float("nan")
+        return Trained(updates)
 
-    monkeypatch.setattr("fedsim.client.train_block", poisoned)
+    monkeypatch.setattr(type(made.trainer), "train", poisoned)
     reply = train_clients(made, job)
     assert reply.invalid == 1
     assert reply.clients == 6
@@ -237,7 +237,7 @@ def test_empty_cohorts_release_noise_and_are_charged(tmp_path):
     result = fedsim.run(chosen, tmp_path / "run")
     assert [row["cohort"] for row in rounds(result.directory)] == [0, 0]
     made = fedsim.federation.build_federation(chosen)
-    moved = made.gradients.layout.flatten(load_file(result.directory / "model.safetensors")) - made.start
+    moved = made.trainer.layout.flatten(load_file(result.directory / "model.safetensors")) - made.start
     assert float(moved.std()) == pytest.approx(2**0.5 * 1.2 * 0.4 / 6e-6, rel=0.1)
     assert result.privacy[0]["steps"] == 2
 

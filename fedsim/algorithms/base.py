@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -38,7 +37,7 @@ class ServerOptimizer:
 
 @section
 @dataclass(frozen=True, kw_only=True)
-class Algorithm(ABC):
+class Algorithm:
     """A transform of the (already private) local gradient; being post-processing, it costs no privacy."""
 
     local: LocalTraining = LocalTraining()
@@ -46,11 +45,16 @@ class Algorithm(ABC):
     weighting: Literal["auto", "examples", "uniform"] = "auto"
     weight_cap: Annotated[int, Field(ge=1)] | None = None
 
-    @abstractmethod
+    @property
+    def pull(self) -> float:
+        """Strength of a pull back to the round's start: adds ``pull / 2 |weights - start|^2`` to the local loss."""
+        return 0.0
+
     def transform(
         self,
         gradient: Float[Tensor, "clients params"],
         weights: Float[Tensor, "clients params"],
         start: Float[Tensor, " params"],
     ) -> Float[Tensor, "clients params"]:
-        """What the local optimizer steps against, from the gradient, the weights and the round's start."""
+        """What the local optimizer steps against; the fast trainers know the pull, and call what is more than that."""
+        return gradient + self.pull * (weights - start) if self.pull else gradient

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor
-
 from fedsim.algorithms.base import Algorithm
 from fedsim.settings import section
 
@@ -18,12 +15,3 @@ class FedAvg(Algorithm):
     """Plain local steps."""
 
     name: Literal["fedavg"] = "fedavg"
-
-    def transform(
-        self,
-        gradient: Float[Tensor, "clients params"],
-        weights: Float[Tensor, "clients params"],
-        start: Float[Tensor, " params"],
-    ) -> Float[Tensor, "clients params"]:
-        """The gradient as it is."""
-        return gradient

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxtyping import Float
-from torch import Tensor
-
 from fedsim.algorithms.base import Algorithm
 from fedsim.settings import NonNegative, section
 
@@ -20,11 +17,7 @@ class FedProx(Algorithm):
     name: Literal["fedprox"] = "fedprox"
     mu: NonNegative = 0.01
 
-    def transform(
-        self,
-        gradient: Float[Tensor, "clients params"],
-        weights: Float[Tensor, "clients params"],
-        start: Float[Tensor, " params"],
-    ) -> Float[Tensor, "clients params"]:
-        """The gradient plus ``mu (w - w0)``."""
-        return gradient + self.mu * (weights - start)
+    @property
+    def pull(self) -> float:
+        """``mu``."""
+        return self.mu

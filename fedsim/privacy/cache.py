@@ -67,16 +67,20 @@ VERSION = (
 
 def _file() -> Path | None:
     """Where answers are kept; None where nothing is."""
+    folder = cache_folder()
+    return folder / "accounting.db" if VERSION and folder is not None else None
+
+
+def cache_folder() -> Path | None:
+    """``$FEDSIM_CACHE``, else ``fedsim`` in the user's cache folder; None where nothing is to be kept."""
     folder = os.environ.get("FEDSIM_CACHE")
-    if not VERSION or folder == "":
-        return None
     if folder is not None:
-        return Path(folder) / "accounting.db"
+        return Path(folder) if folder else None
     try:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError:  # nobody's home
         return None
-    return Path(caches) / "fedsim" / "accounting.db"
+    return Path(caches) / "fedsim"
 
 
 def _read(file: Path, question: str) -> float | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -23,20 +21,25 @@ def row_norms(rows: Tensor) -> Tensor:
     return norms
 
 
-@dataclass(frozen=True)
-class ClippedRows:
-    """Clipped rows, how many were NaN or infinite (now zero), and the centred count of those within the clip norm."""
-
-    rows: Tensor
-    invalid: int
-    count: float
-
-
-def clip_rows(rows: Tensor, clip_norm: float) -> ClippedRows:
-    """Clip rows ``[n, params]`` to ``clip_norm``."""
+def clip_rows(rows: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
+    """Rows ``[n, params]`` clipped to ``clip_norm``, those that are NaN or infinite zero; and their norms before."""
     norms = row_norms(rows)
-    clipped = scale_rows(rows, clip_factors(norms, clip_norm), norms)
-    return ClippedRows(clipped, int((~torch.isfinite(norms)).sum()), float(((norms <= clip_norm).double() - 0.5).sum()))
+    return scale_rows(rows, clip_factors(norms, clip_norm), norms), norms
+
+
+def centred_count(norms: Tensor, clip_norm: float) -> float:
+    """+1/2 for each vector that is not longer than ``clip_norm``, else -1/2."""
+    return float(((norms <= clip_norm).double() - 0.5).sum())
+
+
+def add_clipped(total: Tensor, rows: Tensor, clip_norm: float, weights: Tensor) -> Tensor:
+    """Add rows ``[n, params]`` clipped to ``clip_norm``, times ``weights`` ``[n]``, to ``total`` in float64.
+
+    Returns the rows' norms before ``[n]``; a row that is NaN or infinite adds nothing.
+    """
+    norms = row_norms(rows)
+    total += weights.double() @ scale_rows(rows, clip_factors(norms, clip_norm), norms).double()
+    return norms
 
 
 def scale_rows(rows: Tensor, factors: Tensor, norms: Tensor) -> Tensor:

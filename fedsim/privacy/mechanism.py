@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.privacy.events import Event
+from fedsim.privacy.keystream import Keystream
+from fedsim.seeding import Stream
 
 
 @runtime_checkable
 class RandomSource(Protocol):
-    """What privacy draws from: a NumPy generator, or a cryptographic stream."""
-
-    def random(self, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        """Independent uniforms in [0, 1)."""
+    """What the server's noise is drawn from: a NumPy generator, or a cryptographic stream."""
 
     def standard_normal(self, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Independent standard normals ``[size]``."""
@@ -86,6 +87,56 @@ class GaussianSum:
             return Release(noised, None, self.event)
         assert count is not None
         return Release(noised, count + self.count_noise * float(rng.standard_normal(1)[0]), self.event)
+
+
+@dataclass(frozen=True)
+class Releases:
+    """Noised sums ``[clients, params]``, noised counts ``[clients]`` (or None), and the events that were spent."""
+
+    totals: Tensor
+    counts: NDArray[np.float64] | None
+    spent: Counter[Event]
+
+
+@dataclass(frozen=True)
+class GaussianSums:
+    """``GaussianSum`` for the rows of a block: row c belongs to ``clients[c]`` and releases ``events[kinds[c]]``.
+
+    Noise is the client's own words of ``keystream`` at the step's address, so it is the same in any block.
+    """
+
+    clients: NDArray[np.int64]
+    events: tuple[Event, ...]
+    kinds: NDArray[np.int64]
+    clip_norm: float
+    count_noise: float | None
+    keystream: Keystream
+    stream: Stream
+
+    @property
+    def deviations(self) -> NDArray[np.float64]:
+        """Standard deviation of the noise on each value of each row's sum ``[clients]``."""
+        own = [GaussianSum(event, self.clip_norm, self.count_noise).deviation for event in self.events]
+        return np.array(own, np.float64)[self.kinds]
+
+    def release(self, totals: Tensor, counts: NDArray[np.float64], step: int) -> Releases:
+        """Noise the first rows' sums ``[rows, params]`` and centred counts ``[rows]`` in a step."""
+        rows, size = totals.shape
+        wanted = size + (self.count_noise is not None)
+        clients = torch.from_numpy(self.clients[:rows]).to(totals.device)
+        noise = self.keystream.normals(self.stream, clients, step, wanted)
+        deviations = torch.from_numpy(self.deviations[:rows, None]).to(totals.device)
+        # Added in float64 and rounded once: noise rounded on its own has gaps that tell sums apart (Mironov 2012).
+        noised = (totals.double() + deviations * noise[:, :size]).to(totals.dtype)
+        spent = self.spent(np.ones(rows, np.int64))
+        if self.count_noise is None:
+            return Releases(noised, None, spent)
+        return Releases(noised, counts + self.count_noise * noise[:, size].cpu().numpy(), spent)
+
+    def spent(self, times: NDArray[np.int64]) -> Counter[Event]:
+        """The events of rows that were noised so many ``times`` ``[rows]``."""
+        totals = np.bincount(self.kinds[: len(times)], weights=times, minlength=len(self.events))
+        return Counter({event: int(n) for event, n in zip(self.events, totals, strict=True) if n})
 
 
 def adapted(clip_norm: float, learning_rate: float, quantile: float, unclipped: float) -> float:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from fedsim.privacy.clip_settings import AdaptiveClip, Clipping, FixedClip
 from fedsim.privacy.events import Event
-from fedsim.privacy.mechanism import GaussianSum
+from fedsim.privacy.keystream import Keystream
+from fedsim.privacy.mechanism import GaussianSum, GaussianSums
 from fedsim.privacy.sampling import CohortSampling, Ids
+from fedsim.seeding import Stream
 
 Unit = Literal["example", "client"]
 Floats = NDArray[np.float64]
@@ -52,9 +54,11 @@ class ExamplePlan:
         """What one step of the client releases."""
         return Event(float(self.noise_multipliers[client]), float(self.rates[client]), "poisson")
 
-    def mechanism(self, client: int, clip_norm: float) -> GaussianSum:
-        """What noises the client's gradient sums, at the round's clip norm."""
-        return GaussianSum(self.event(client), clip_norm, self.count_noise)
+    def mechanisms(self, clients: Ids, clip_norm: float, keystream: Keystream) -> GaussianSums:
+        """What noises these clients' gradient sums, at the round's clip norm."""
+        first, kinds = np.unique(self._kinds[clients], return_index=True, return_inverse=True)[1:]
+        events = tuple(self.event(int(client)) for client in clients[first])
+        return GaussianSums(clients, events, kinds, clip_norm, self.count_noise, keystream, Stream.NOISE)
 
     def charges(self, cohort: Ids) -> list[Charge]:
         """One charge per distinct (noise, rate, steps) in the cohort."""
@@ -95,8 +99,13 @@ class ClientPlan:
     unit: Unit = "client"
 
     def mechanism(self, clip_norm: float) -> GaussianSum:
-        """What noises a round's sum of updates, or each client's update, at the round's clip norm."""
+        """What noises a round's sum of updates at the server, at the round's clip norm."""
         return GaussianSum(self.event, clip_norm, self.count_noise)
+
+    def mechanisms(self, clients: Ids, clip_norm: float, keystream: Keystream) -> GaussianSums:
+        """What noises each of these clients' own updates (local DP), at the round's clip norm."""
+        kinds = np.zeros(len(clients), np.int64)
+        return GaussianSums(clients, (self.event,), kinds, clip_norm, self.count_noise, keystream, Stream.LOCAL_NOISE)
 
     def charges(self, sampling: CohortSampling, round_: int, cohort: Ids) -> list[Charge]:
         """One event: for everybody who might have been drawn, or with local noise for everybody who was."""

@@ -22,10 +22,8 @@ from torch.func import functional_call
 from fedsim.errors import BadInput
 from fedsim.models.layers import Dropout
 from fedsim.privacy.clipping import clip_factors, row_norms
-from fedsim.privacy.events import Event
-from fedsim.privacy.mechanism import GaussianSum
-from fedsim.training.gradients import Gradients
-from fedsim.training.work import Batch, ClientWork
+from fedsim.training.trainer import Trainer
+from fedsim.training.work import Batch
 
 RECORDS = 6
 # How far a clipped sum may be from the sum of the records' own clipped gradients, in clip norms.
@@ -38,14 +36,14 @@ _GLOBAL_GENERATORS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] =
 }
 
 
-def neighbour_replay(gradients: Gradients, start: Tensor, clip_norm: float, rng: np.random.Generator) -> None:
+def neighbour_replay(trainer: Trainer, start: Tensor, clip_norm: float, rng: np.random.Generator) -> None:
     """Raise ``BadInput`` if, at ``start`` ``[params]``, records are coupled, stored, or draw from a global generator.
 
     Everything happens to a copy of the model, on the CPU; ``rng`` draws the records and their dropout masks.
     """
     before = _generator_states()
     try:
-        _replay(_Replay.of(gradients, start, rng), clip_norm)
+        _replay(_Replay.of(trainer, start, rng), clip_norm)
     finally:
         for name, (_, put) in _GLOBAL_GENERATORS.items():
             put(before[name])
@@ -55,20 +53,19 @@ def neighbour_replay(gradients: Gradients, start: Tensor, clip_norm: float, rng:
 class _Replay:
     """A copy of a trainer, the weights, and a few records with the dropout masks that they keep in every batch."""
 
-    trainer: Gradients
+    trainer: Trainer
     weights: Tensor
     features: Tensor
     labels: Tensor
     masks: list[Tensor]
-    rng: np.random.Generator
 
     @classmethod
-    def of(cls, gradients: Gradients, start: Tensor, rng: np.random.Generator) -> _Replay:
-        task, total = gradients.task, len(gradients.task.labels)
+    def of(cls, trainer: Trainer, start: Tensor, rng: np.random.Generator) -> _Replay:
+        task, total = trainer.task, len(trainer.task.labels)
         rows = torch.from_numpy(rng.choice(total, RECORDS, replace=total < RECORDS)).to(task.labels.device)
         features, labels = task.features[rows].cpu(), task.labels[rows].cpu()
         task = replace(task, features=features, labels=labels)
-        trainer = type(gradients)(copy.deepcopy(gradients.module).cpu(), task)
+        trainer = type(trainer)(copy.deepcopy(trainer.module).cpu(), task)
         # In float32 a unit next to the kink of its activation may fall to either side, depending on the batch's size.
         dtype = torch.float64 if _runs_in_double(trainer.module, features) else torch.float32
         trainer.module.to(dtype).train()
@@ -77,7 +74,7 @@ class _Replay:
             for layer, shape in zip(trainer.dropout_layers, trainer.dropout_shapes, strict=True)
         ]
         weights = _stirred(trainer, start.cpu().to(dtype), rng)
-        return cls(trainer, weights, _cast(features, dtype), labels, masks, rng)
+        return cls(trainer, weights, _cast(features, dtype), labels, masks)
 
     def gradient(self, rows: Tensor, factors: Tensor) -> Tensor:
         """Gradient ``[params]`` of the sum of ``factors * losses`` of some records in one batch, by plain autograd."""
@@ -96,28 +93,16 @@ class _Replay:
 
     def step(self, rows: Tensor, clip_norm: float) -> Tensor:
         """The clipped gradient sum ``[params]`` of some records as the trainer computes it, before noise."""
-        mechanism = GaussianSum(Event(1.0), clip_norm)
-        work = ClientWork(0, [rows.numpy()], mechanism, 1, _Silence(), self.rng)
         real = torch.ones(1, len(rows), dtype=torch.bool)
         masks = [mask[rows][None] for mask in self.masks]
-        batch = Batch(self.features[rows][None], self.labels[rows][None], real, masks, [work])
+        batch = Batch(self.features[rows][None], self.labels[rows][None], real, masks)
         try:
-            return self.trainer.private(self.weights[None].clone(), batch)[0]
+            return self.trainer.clipped(self.weights[None].clone(), batch, clip_norm)[0][0]
         except Exception as error:
             _refuse(f"{type(self.trainer).__name__} cannot compute its records' gradients ({error})")
 
 
-class _Silence:
-    """Noise that is not there: nothing is released here."""
-
-    def standard_normal(self, size: int) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        return np.zeros(size)
-
-    def random(self, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        raise AssertionError("a replay draws no batches")
-
-
-def _stirred(trainer: Gradients, start: Tensor, rng: np.random.Generator) -> Tensor:
+def _stirred(trainer: Trainer, start: Tensor, rng: np.random.Generator) -> Tensor:
     """The start, but parameters that are 0, or all alike, drawn anew: what a zero hides would come out in training."""
     weights = start.clone()
     for values in trainer.layout.views(weights).values():

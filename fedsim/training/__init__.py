@@ -1,16 +1,17 @@
-"""Training a block of clients: ``vectorised`` (all at once) or ``opacus`` (one by one, the reference)."""
+"""Training a block of clients: ``native``, ``vectorised`` (all at once) or ``opacus`` (one by one, the reference)."""
 
 from __future__ import annotations
 
-from fedsim.training.block import train_block
-from fedsim.training.gradients import Gradients
-from fedsim.training.opacus import OpacusGradients
+from fedsim.training.native import NativeTrainer
+from fedsim.training.opacus import OpacusTrainer
 from fedsim.training.pick import pick_trainer
-from fedsim.training.vectorised import VectorisedGradients
+from fedsim.training.trainer import Trainer
+from fedsim.training.vectorised import VectorisedTrainer
 
-TRAINERS: dict[str, type[Gradients]] = {
-    "vectorised": VectorisedGradients,
-    "opacus": OpacusGradients,
+TRAINERS: dict[str, type[Trainer]] = {
+    "native": NativeTrainer,
+    "vectorised": VectorisedTrainer,
+    "opacus": OpacusTrainer,
 }
 
-__all__ = ["TRAINERS", "Gradients", "OpacusGradients", "VectorisedGradients", "pick_trainer", "train_block"]
+__all__ = ["TRAINERS", "NativeTrainer", "OpacusTrainer", "Trainer", "VectorisedTrainer", "pick_trainer"]

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 
 from fedsim.params import bind_vector
 from fedsim.privacy.clipping import clip_factors, narrowed
-from fedsim.privacy.mechanism import Release
 from fedsim.tasks import Classification
-from fedsim.training.gradients import Gradients
-from fedsim.training.work import Batch, ClientWork
+from fedsim.training.trainer import Trainer
+from fedsim.training.work import Batch
 
 # Opacus holds one gradient per example; larger batches go through in pieces of this many examples.
 PIECE = 256
 
 
-class OpacusGradients(Gradients):
+class OpacusTrainer(Trainer):
     """Plain PyTorch without privacy; with it, ``GradSampleModule`` and a DP optimizer that contains NaN."""
 
     def __init__(self, module: nn.Module, task: Classification) -> None:
@@ -43,21 +42,25 @@ class OpacusGradients(Gradients):
             rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)]))
         return torch.stack(rows)
 
-    def private(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
-        """DP-SGD's gradient of every client, by Opacus."""
-        rows = []
-        for row, work in enumerate(batch.works):
+    def clipped(
+        self, weights: Float[Tensor, "clients params"], batch: Batch, clip_norm: float, per_layer: bool = False
+    ) -> tuple[Float[Tensor, "clients params"], Float[Tensor, " clients"]]:
+        """DP-SGD's clipped sums, by Opacus' per-example gradients."""
+        rows, counts = [], []
+        for row in range(len(weights)):
             bind_vector(self.module, weights[row])
-            rows.append(self._private_row(batch, row, work))
-        return torch.stack(rows)
+            total, count = self._clipped_row(batch, row, clip_norm, per_layer)
+            rows.append(total)
+            counts.append(count)
+        return torch.stack(rows), torch.tensor(counts, dtype=torch.float64)
 
     def bytes_per_client(self, batch_size: int, private: bool) -> int:
         """Weights, gradient and optimizer state; per-example gradients exist for one client at a time."""
         return 4 * self.layout.size * 8
 
-    def _private_row(self, batch: Batch, row: int, work: ClientWork) -> Tensor:
+    def _clipped_row(self, batch: Batch, row: int, clip_norm: float, per_layer: bool) -> tuple[Tensor, float]:
         wrapped = self._wrap()
-        optimizer = _optimizer(wrapped, work)
+        optimizer = _NanSafeOptimizer.of(wrapped, clip_norm, per_layer)
         for start in range(0, batch.counts[row], PIECE):
             part = slice(start, min(start + PIECE, batch.counts[row]))
             losses = self._losses(wrapped, batch, row, part)
@@ -67,11 +70,7 @@ class OpacusGradients(Gradients):
                 losses.sum().backward()
             optimizer.clip_and_accumulate()
             wrapped.zero_grad()
-        optimizer.add_noise()
-        optimizer.scale_grad()
-        assert optimizer.release is not None
-        self.note(optimizer.release)
-        return torch.cat([p.grad.reshape(-1) for p in optimizer.params])
+        return optimizer.total(), optimizer.count
 
     def _wrap(self) -> GradSampleModule:
         if self._wrapped is None:
@@ -86,12 +85,23 @@ class OpacusGradients(Gradients):
 
 
 class _NanSafeOptimizer(DPOptimizer):
-    """Opacus' DP optimizer with the client's own noise stream, float64 norms, and NaN gradients counted as zero."""
+    """Opacus' DP optimizer with float64 norms, and NaN gradients counted as zero; noise is added elsewhere."""
 
-    def __init__(self, work: ClientWork, **kwargs: Any) -> None:
+    def __init__(self, per_layer: bool, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.work, self.count = work, 0.0
-        self.release: Release | None = None
+        self.per_layer, self.count = per_layer, 0.0
+
+    @classmethod
+    def of(cls, wrapped: GradSampleModule, clip_norm: float, per_layer: bool) -> _NanSafeOptimizer:
+        """The optimizer of a wrapped module."""
+        parameters = [p for p in wrapped.parameters() if p.requires_grad]
+        return cls(
+            per_layer,
+            optimizer=torch.optim.SGD(parameters, lr=0.0),
+            noise_multiplier=0.0,
+            max_grad_norm=clip_norm,
+            expected_batch_size=1,
+        )
 
     def clip_and_accumulate(self) -> None:
         """Add the clipped per-example gradients of one piece to ``summed_grad``."""
@@ -102,33 +112,11 @@ class _NanSafeOptimizer(DPOptimizer):
         for p, sample in zip(self.params, samples, strict=True):
             finite = torch.where(torch.isfinite(norms)[:, None], sample, torch.zeros_like(sample))
             own = torch.linalg.vector_norm(finite, dim=1, dtype=torch.float64)
-            factors = clip_factors(own, share) if self.work.per_layer else clip_factors(norms, self.max_grad_norm)
+            factors = clip_factors(own, share) if self.per_layer else clip_factors(norms, self.max_grad_norm)
             total = (narrowed(factors, sample.dtype) @ finite).view_as(p)
             p.summed_grad = total if p.summed_grad is None else p.summed_grad + total
 
-    def add_noise(self) -> None:
-        """Noise the whole gradient in one draw of the client's mechanism; an empty batch releases noise alone."""
+    def total(self) -> Tensor:
+        """The clipped sum ``[params]``; zero after an empty batch."""
         parts = [torch.zeros_like(p) if p.summed_grad is None else p.summed_grad for p in self.params]
-        total = torch.cat([part.reshape(-1) for part in parts])
-        assert self.work.mechanism is not None
-        self.release = self.work.mechanism.release(total, self.work.noise, self.count)
-        pieces = self.release.total.split([p.numel() for p in self.params])
-        for p, piece in zip(self.params, pieces, strict=True):
-            p.grad = piece.view_as(p)
-
-    def scale_grad(self) -> None:
-        """Divide by the public expected batch size (Opacus would also divide by the number of pieces)."""
-        for p in self.params:
-            p.grad /= self.expected_batch_size
-
-
-def _optimizer(wrapped: GradSampleModule, work: ClientWork) -> _NanSafeOptimizer:
-    assert work.mechanism is not None
-    parameters = [p for p in wrapped.parameters() if p.requires_grad]
-    return _NanSafeOptimizer(
-        work,
-        optimizer=torch.optim.SGD(parameters, lr=0.0),
-        noise_multiplier=work.mechanism.event.noise_multiplier,
-        max_grad_norm=work.mechanism.clip_norm,
-        expected_batch_size=work.denominator,
-    )
+        return torch.cat([part.reshape(-1) for part in parts])

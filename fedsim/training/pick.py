@@ -2,41 +2,67 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import nn
 
+from fedsim.errors import BadInput
+from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.scenario import Scenario
 from fedsim.tasks import Classification
-from fedsim.training.gradients import Gradients
-from fedsim.training.opacus import OpacusGradients
-from fedsim.training.vectorised import VectorisedGradients
+from fedsim.training.native import NativeTrainer, obstacle
+from fedsim.training.opacus import OpacusTrainer
+from fedsim.training.trainer import Trainer
+from fedsim.training.vectorised import VectorisedTrainer
 from fedsim.training.work import Batch
 
+Picked = tuple[str, Trainer, str]
 
-def pick_trainer(scenario: Scenario, module: nn.Module, task: Classification) -> tuple[str, Gradients, str]:
-    """The trainer's name, the trainer, and the reason in words."""
-    wanted = scenario.engine.trainer
+
+def pick_trainer(scenario: Scenario, module: nn.Module, task: Classification) -> Picked:
+    """The trainer's name, the trainer, and the reason in words; raises ``BadInput`` if the one named cannot be had."""
+    wanted, named = scenario.engine.trainer, "named in the scenario"
     if wanted == "vectorised":
-        return wanted, VectorisedGradients(module, task), "named in the scenario"
+        return wanted, VectorisedTrainer(module, task), named
     if wanted == "opacus":
-        return wanted, OpacusGradients(module, task), "named in the scenario"
-    if scenario.population.clients == 1:
-        return "opacus", OpacusGradients(module, task), "there is a single client, so nothing to vectorise over"
-    gradients = VectorisedGradients(module, task)
-    problem = _obstacle(gradients)
+        return wanted, OpacusTrainer(module, task), named
+    example = scenario.privacy.example
+    per_layer = example is not None and isinstance(example.clipping, PerLayerClip)
+    problem = obstacle(module, task, scenario.algorithm, per_layer)
     if problem is None:
-        return "vectorised", gradients, "all clients of a block train as one computation"
-    return "opacus", OpacusGradients(module, task), f"torch.func.vmap cannot vectorise the model ({problem})"
+        reason = named if wanted == "native" else "each client trains whole in one core's cache"
+        return "native", NativeTrainer(module, task, workers(scenario)), reason
+    if wanted == "native":
+        raise BadInput(f'engine.trainer = "native" cannot train this scenario: {problem}. Use "auto" or "vectorised".')
+    return _pick_torch(scenario, module, task, f"not native: {problem}")
 
 
-def _obstacle(gradients: VectorisedGradients) -> str | None:
+def _pick_torch(scenario: Scenario, module: nn.Module, task: Classification, why: str) -> Picked:
+    if scenario.population.clients == 1:
+        return "opacus", OpacusTrainer(module, task), f"there is a single client, so nothing to vectorise over; {why}"
+    trainer = VectorisedTrainer(module, task)
+    problem = _obstacle(trainer)
+    if problem is None:
+        return "vectorised", trainer, f"all clients of a block train as one computation; {why}"
+    return "opacus", OpacusTrainer(module, task), f"torch.func.vmap cannot vectorise the model ({problem}); {why}"
+
+
+def workers(scenario: Scenario) -> int:
+    """How many threads train: ``engine.workers``, or one for each core that this process may use."""
+    if scenario.engine.workers is not None:
+        return scenario.engine.workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _obstacle(trainer: VectorisedTrainer) -> str | None:
     """Why the model cannot be vectorised, found by one gradient of two clients with one example each."""
-    task = gradients.task
-    masks = [torch.ones(2, 1, *shape, device=task.features.device) for shape in gradients.dropout_shapes]
-    flat = torch.zeros(2, gradients.layout.size, device=task.features.device)
+    task = trainer.task
+    masks = [torch.ones(2, 1, *shape, device=task.features.device) for shape in trainer.dropout_shapes]
+    flat = torch.zeros(2, trainer.layout.size, device=task.features.device)
     real = torch.ones(2, 1, dtype=torch.bool, device=task.features.device)
     try:
-        gradients.plain(flat, Batch(task.features[:2, None], task.labels[:2, None], real, masks, []))
+        trainer.plain(flat, Batch(task.features[:2, None], task.labels[:2, None], real, masks))
     except Exception as error:
         return (str(error) or type(error).__name__).splitlines()[0]
     return None

@@ -1,8 +1,10 @@
-"""A client's work in one round: every random draw of it, made before training, so both trainers see the same."""
+"""A block's work in one round: which records its clients train on in which step, and where their noise comes from."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,38 +13,131 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.models.layers import Dropout
-from fedsim.privacy.mechanism import GaussianSum, RandomSource
+from fedsim.privacy.keystream import Keystream
+from fedsim.privacy.mechanism import GaussianSums
+from fedsim.seeding import Stream
 from fedsim.tasks import Classification
 
 Records = NDArray[np.int64]
+# Gives each client so many random words of 64 bits ``[clients]``, one client after the other.
+Draw = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
 
 
 @dataclass(frozen=True)
-class ClientWork:
-    """The batches of one client (record numbers, one array a step), its noise mechanism, and its random streams."""
+class Work:
+    """The batches of some clients, and their privacy.
 
-    client: int
-    batches: list[Records]
-    mechanism: GaussianSum | None
+    ``records`` holds record numbers, client after client and step after step; ``lengths`` ``[clients, steps]`` how many
+    there are in each step, and -1 where a client has finished. Clients with more steps come first, so those that still
+    train are always the first rows. ``denominator`` is the public batch size by which DP-SGD divides.
+    """
+
+    clients: Records
+    records: Records
+    lengths: NDArray[np.int64]
+    keystream: Keystream
     denominator: int
-    noise: RandomSource
-    dropout: RandomSource
+    noise: GaussianSums | None = None
     per_layer: bool = False
 
+    @cached_property
+    def steps(self) -> NDArray[np.int64]:
+        """Number of steps of each client ``[clients]``."""
+        return np.asarray((self.lengths >= 0).sum(axis=1), np.int64)
 
-def epoch_batches(records: Records, batch_size: int, steps: int, rng: np.random.Generator) -> list[Records]:
-    """``steps`` batches from reshuffled passes over the records; the last batch of a pass may be smaller."""
-    batches: list[Records] = []
-    while len(batches) < steps:
-        order = rng.permutation(records)
-        batches += [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
-    return batches[:steps]
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each step's records begin ``[clients, steps]``."""
+        lengths = np.maximum(self.lengths, 0).reshape(-1)
+        return (np.cumsum(lengths) - lengths).reshape(self.lengths.shape)
+
+    def batch(self, row: int, step: int) -> Records:
+        """The records of one client's step."""
+        start = self.starts[row, step]
+        return self.records[start : start + self.lengths[row, step]]
+
+    def active(self, step: int) -> int:
+        """How many clients train in a step: the first rows."""
+        return int((self.lengths[:, step] >= 0).sum())
+
+    def rows(self, start: int, stop: int) -> Work:
+        """The work of some of the clients."""
+        steps = int(self.steps[start:stop].max(initial=0))
+        first, last = (int(np.maximum(self.lengths[:at], 0).sum()) for at in (start, stop))
+        noise = self.noise and replace(
+            self.noise, clients=self.noise.clients[start:stop], kinds=self.noise.kinds[start:stop]
+        )
+        return replace(
+            self,
+            clients=self.clients[start:stop],
+            records=self.records[first:last],
+            lengths=self.lengths[start:stop, :steps],
+            noise=noise,
+        )
 
 
-def poisson_batches(records: Records, rate: float, steps: int, rng: RandomSource) -> list[Records]:
-    """``steps`` batches in which every record takes part independently with probability ``rate``; some may be empty."""
-    chosen = rng.random((steps, len(records))) < rate
-    return [records[row] for row in chosen]
+@dataclass(frozen=True)
+class Held:
+    """What some clients hold: client c's records are ``indices[starts[c] : starts[c] + sizes[c]]``."""
+
+    indices: Records
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+
+def epoch_batches(
+    held: Held, batch_size: int, steps: NDArray[np.int64], draw: Draw
+) -> tuple[Records, NDArray[np.int64]]:
+    """``records`` and ``lengths`` of ``steps`` ``[clients]`` batches each, from reshuffled passes over the records.
+
+    A pass has the order of its records' random words; its last batch may be smaller.
+    """
+    per_pass = -(-held.sizes // batch_size)
+    passes = -(-steps // np.maximum(per_pass, 1))
+    drawn, pass_sizes = passes * held.sizes, np.repeat(held.sizes, passes)
+    pass_number = np.repeat(np.arange(len(pass_sizes)), pass_sizes)
+    # The pass above, 40 random bits below: one sort shuffles every pass. Ties are too rare to matter.
+    keys = (pass_number.astype(np.uint64) << np.uint64(40)) | (draw(drawn) >> np.uint64(24))
+    begins = np.repeat(held.starts, passes) - (np.cumsum(pass_sizes) - pass_sizes)
+    shuffled = held.indices[_sorted(keys, pass_sizes) + begins[pass_number]]
+    number = np.arange(steps.max(initial=0))
+    last = held.sizes - batch_size * (per_pass - 1)
+    lengths = np.where(number % per_pass[:, None] == (per_pass - 1)[:, None], last[:, None], batch_size)
+    lengths[number >= steps[:, None]] = -1
+    unused = drawn - np.maximum(lengths, 0).sum(axis=1)
+    if unused.any():
+        shuffled = shuffled[np.arange(len(shuffled)) < np.repeat(np.cumsum(drawn) - unused, drawn)]
+    return shuffled, lengths
+
+
+def _sorted(keys: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Order of keys that are sorted by groups of ``sizes`` already; groups of one size are sorted several at once."""
+    if len(sizes) == 0 or (sizes != sizes[0]).any():
+        return np.argsort(keys)
+    order = np.argsort(keys.reshape(len(sizes), -1), axis=1)
+    order += sizes[0] * np.arange(len(sizes))[:, None]
+    return order.reshape(-1)
+
+
+def poisson_batches(
+    held: Held, rates: NDArray[np.float64], steps: NDArray[np.int64], draw: Draw
+) -> tuple[Records, NDArray[np.int64]]:
+    """``records`` and ``lengths`` of ``steps`` ``[clients]`` batches each.
+
+    Every record takes part in each independently with probability ``rates`` ``[clients]``; some may be empty.
+    """
+    counts = steps * held.sizes
+    thresholds = np.where(rates < 1, rates, 0.0) * 2.0**64
+    taken = draw(counts) < np.repeat(thresholds.astype(np.uint64), counts)
+    taken |= np.repeat(rates >= 1, counts)
+    chosen = np.flatnonzero(taken)
+    ends = np.cumsum(counts)
+    row = np.searchsorted(ends, chosen, side="right")
+    step, place = np.divmod(chosen - (ends - counts)[row], held.sizes[row])
+    width = int(steps.max(initial=0))
+    lengths = np.bincount(row * width + step, minlength=len(steps) * width).reshape(len(steps), width)
+    lengths[np.arange(width) >= steps[:, None]] = -1
+    return held.indices[held.starts[row] + place], lengths
 
 
 @dataclass(frozen=True)
@@ -53,7 +148,6 @@ class Batch:
     labels: Int[Tensor, "clients batch"]
     mask: Bool[Tensor, "clients batch"]
     dropout_masks: list[Tensor]
-    works: list[ClientWork]
 
     @property
     def counts(self) -> list[int]:
@@ -62,31 +156,40 @@ class Batch:
 
 
 def make_batch(
-    task: Classification, works: list[ClientWork], step: int, layers: list[Dropout], shapes: list[tuple[int, ...]]
+    task: Classification, work: Work, step: int, layers: list[Dropout], shapes: list[tuple[int, ...]]
 ) -> Batch:
-    """Gather step number ``step`` of several clients and draw their dropout masks (``shapes`` without the batch)."""
-    batches = [work.batches[step] for work in works]
-    longest = max([1, *(len(batch) for batch in batches)])
-    index = np.zeros((len(works), longest), np.int64)
-    mask = np.zeros((len(works), longest), bool)
-    for row, batch in enumerate(batches):
-        index[row, : len(batch)] = batch
-        mask[row, : len(batch)] = True
+    """Gather a step of the clients that still train, and their dropout masks (``shapes`` of one example)."""
+    active = work.active(step)
+    lengths = work.lengths[:active, step]
+    places = np.arange(max(1, int(lengths.max(initial=0))))
+    mask = places < lengths[:, None]
+    index = np.where(mask, work.starts[:active, step, None] + places, 0)
+    records = work.records[index] if len(work.records) else np.zeros_like(index)
     device = task.features.device
-    where = torch.from_numpy(index).to(device)
-    dropout_masks = [
-        _dropout_mask(works, batches, longest, layer.p, shape).to(device)
-        for layer, shape in zip(layers, shapes, strict=True)
+    where = torch.from_numpy(np.where(mask, records, 0)).to(device)
+    dropped = dropout_masks(work, step, len(places), layers, shapes, device)
+    return Batch(task.features[where], task.labels[where], torch.from_numpy(mask).to(device), dropped)
+
+
+def dropout_masks(
+    work: Work, step: int, longest: int, layers: list[Dropout], shapes: list[tuple[int, ...]], device: torch.device
+) -> list[Tensor]:
+    """Masks ``[clients, batch, *shape]`` of each layer, holding 0 or 1 / (1 - p), from each client's own words.
+
+    An example's words are those of its place in the batch: first those of the first layer, then of the next.
+    """
+    if not layers:
+        return []
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    clients = torch.from_numpy(work.clients[: work.active(step)]).to(device)
+    words = work.keystream.bits(Stream.DROPOUT, clients, step, longest * sum(sizes))
+    parts = words.reshape(len(clients), longest, -1).split(sizes, dim=-1)
+    return [
+        ((part >= threshold(layer.p)).float() / (1 - layer.p)).reshape(len(clients), longest, *shape)
+        for layer, shape, part in zip(layers, shapes, parts, strict=True)
     ]
-    return Batch(task.features[where], task.labels[where], torch.from_numpy(mask).to(device), dropout_masks, works)
 
 
-def _dropout_mask(
-    works: list[ClientWork], batches: list[Records], longest: int, p: float, shape: tuple[int, ...]
-) -> Tensor:
-    """Masks ``[clients, batch, *shape]`` holding 0 or 1 / (1 - p), each client's from its own stream."""
-    masks = np.zeros((len(works), longest, *shape), np.float32)
-    for row, (work, batch) in enumerate(zip(works, batches, strict=True)):
-        kept = work.dropout.random((len(batch), *shape)) >= p
-        masks[row, : len(batch)] = kept / (1 - p)
-    return torch.from_numpy(masks)
+def threshold(p: float) -> int:
+    """Words of 32 bits below this drop their value."""
+    return int(p * 2**32)

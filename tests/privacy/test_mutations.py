@@ -5,8 +5,8 @@ A check is a function of a builder of small federations and a folder. A mutation
 
 from __future__ import annotations
 
-import copy
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,19 +19,26 @@ import torch
 import fedsim
 import fedsim.client
 import fedsim.server
+import fedsim.training.trainer
 from fedsim.aggregation import WeightedSum
-from fedsim.client import client_work, train_clients
+from fedsim.client import train_clients
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.federation import build_federation
 from fedsim.privacy import accounting, clipping, ledger, mechanism, plan, sampling
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
+from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.ledger import Ledger, Limit
-from fedsim.training import vectorised
-from fedsim.training.work import epoch_batches
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
+from fedsim.seeding import Stream
+from fedsim.training.work import Work, epoch_batches
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, batches_of, job_of, without_noise, work_of
 
 EVENT = Event(1.0, 0.1, "poisson")
+EVERY_TRAINER = ("auto", "vectorised", "opacus")  # auto: the native one, where this machine can build it
+LOCAL_PRIVACY = CLIENT_PRIVACY + 'placement = "client"\n'
+EMPTY = "privacy.example.sampling_rate=1e-9"
+# Deviations of a correlation of the 610 parameters of two updates that are noise alone: 0.04.
+UNRELATED = 0.2
 
 
 def build(text: str = EXAMPLE_PRIVACY, *overrides: str) -> Any:
@@ -40,6 +47,11 @@ def build(text: str = EXAMPLE_PRIVACY, *overrides: str) -> Any:
 
 def run(folder: Path, text: str, *overrides: str, **watch: Any) -> fedsim.Result:
     return fedsim.run(fedsim.parse_scenario(SMALL + text, "small", overrides), folder / "run", **watch)
+
+
+def noise_of(made: Any, round_: int, client: int) -> np.ndarray:
+    """A client's update in a round without records: its noise alone."""
+    return train_clients(made, job_of(made, [client], round_)).total
 
 
 # --- checks
@@ -83,6 +95,7 @@ def a_nan_update_is_contained(folder: Path) -> None:
 def noise_comes_from_no_global_generator(folder: Path) -> None:
     before = torch.get_rng_state()
     mechanism.GaussianSum(EVENT, 1.0).release(torch.zeros(100), np.random.default_rng(0))
+    gaussian_sums((EVENT,)).release(torch.zeros(1, 100), np.zeros(1), 0)
     after = torch.get_rng_state()
     torch.set_rng_state(before)
     assert torch.equal(before, after)
@@ -92,38 +105,102 @@ def noise_has_the_deviation_of_its_event(folder: Path) -> None:
     """100,000 draws: within 2 %, 9 standard errors."""
     released = mechanism.GaussianSum(Event(1.3), 0.4).release(torch.zeros(100_000), np.random.default_rng(0))
     assert float(released.total.std()) == pytest.approx(1.3 * 0.4, rel=0.02)
+    rows = gaussian_sums((Event(1.3), Event(0.7)), clip_norm=0.4).release(torch.zeros(2, 100_000), np.zeros(2), 0)
+    assert rows.totals.std(dim=1).tolist() == pytest.approx([1.3 * 0.4, 0.7 * 0.4], rel=0.02)
+
+
+def gaussian_sums(events: tuple[Event, ...], clip_norm: float = 1.0) -> mechanism.GaussianSums:
+    """Clients 0, 1, ..., of one event each."""
+    clients = np.arange(len(events))
+    keystream = Keystream.of("reproducible", 0, 1)
+    return mechanism.GaussianSums(clients, events, clients, clip_norm, None, keystream, Stream.NOISE)
 
 
 def two_rounds_have_different_noise(folder: Path) -> None:
-    made = build()
-    draws = [client_work(made, job_of(made, round_=r), 0).noise.standard_normal(1000) for r in (1, 2)]
-    assert abs(np.corrcoef(draws)[0, 1]) < 0.2
+    for trainer in EVERY_TRAINER:
+        made = build(EXAMPLE_PRIVACY, EMPTY, "algorithm.local.steps=1", f"engine.trainer={trainer}")
+        draws = [noise_of(made, round_, 0) for round_ in (1, 2)]
+        assert abs(np.corrcoef(draws)[0, 1]) < UNRELATED
 
 
 def two_clients_have_different_noise(folder: Path) -> None:
-    made = build()
-    draws = [client_work(made, job_of(made), client).noise.standard_normal(1000) for client in (0, 1)]
-    assert abs(np.corrcoef(draws)[0, 1]) < 0.2
+    for trainer in EVERY_TRAINER:
+        made = build(EXAMPLE_PRIVACY, EMPTY, "algorithm.local.steps=1", f"engine.trainer={trainer}")
+        draws = [noise_of(made, 1, client) for client in (0, 1)]
+        assert abs(np.corrcoef(draws)[0, 1]) < UNRELATED
+
+
+def two_clients_have_different_local_noise(folder: Path) -> None:
+    made = build(LOCAL_PRIVACY, "algorithm.local.learning_rate=1e-12")
+    draws = [noise_of(made, 1, client) for client in (0, 1)]
+    assert abs(np.corrcoef(draws)[0, 1]) < UNRELATED
+
+
+def two_steps_have_different_noise(folder: Path) -> None:
+    """What a second step adds to an update that is noise alone has nothing to do with the first."""
+    for trainer in EVERY_TRAINER:
+        builds = [
+            build(EXAMPLE_PRIVACY, EMPTY, f"algorithm.local.steps={n}", f"engine.trainer={trainer}") for n in (1, 2)
+        ]
+        first, both = (noise_of(made, 1, 0) for made in builds)
+        assert abs(np.corrcoef(first, both - first)[0, 1]) < UNRELATED
+
+
+def secure_jobs_have_different_noise(folder: Path) -> None:
+    """The same job twice, with the same seed and every record in every batch: only the noise can differ."""
+    everybody = ("privacy.example.sampling_rate=1.0", "algorithm.local.learning_rate=1e-3")
+    for text, overrides in ((EXAMPLE_PRIVACY, everybody), (LOCAL_PRIVACY, ())):
+        made = build(text, 'privacy.randomness="secure"', *overrides)
+        first, second = (noise_of(made, 1, 0) for _ in range(2))
+        assert (np.abs(first - second) > 0).mean() > 0.9
+
+
+def no_words_serve_twice(folder: Path) -> None:
+    """Batches, dropout, the gradients' noise and local noise of a round are made of words of their own.
+
+    Two of 10,000 words of 64 bits are equal by chance once in 4e11 times.
+    """
+    drawn: list[np.ndarray] = []
+    blocks = Keystream.blocks
+
+    def watched(self: Keystream, stream: Stream, clients: torch.Tensor, step: int, count: int) -> torch.Tensor:
+        made = blocks(self, stream, clients, step, count)
+        drawn.append(made.permute(1, 2, 0).contiguous().numpy().view(np.uint64).reshape(-1))
+        return made
+
+    model = 'model={name="mlp", hidden=[2], dropout=0.5}'
+    made = build(EXAMPLE_PRIVACY + LOCAL_PRIVACY, "engine.trainer=opacus", model, "algorithm.local.steps=2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Keystream, "blocks", watched)
+        train_clients(made, job_of(made, [0, 1]))
+    words = np.concatenate(drawn)
+    assert len(drawn) >= 1 + 2 + 2 + 1
+    assert len(np.unique(words)) == len(words)
 
 
 def an_empty_batch_releases_noise_and_counts(folder: Path) -> None:
-    made = build(EXAMPLE_PRIVACY, "privacy.example.sampling_rate=1e-9", "algorithm.local.steps=3")
-    reply = train_clients(made, job_of(made, [0]))
-    assert sum(reply.events.values()) == 3
-    assert np.abs(reply.total).max() > 0
+    for trainer in EVERY_TRAINER:
+        made = build(EXAMPLE_PRIVACY, EMPTY, "algorithm.local.steps=3", f"engine.trainer={trainer}")
+        reply = train_clients(made, job_of(made, [0]))
+        assert sum(reply.events.values()) == 3
+        assert np.abs(reply.total).max() > 0
 
 
 def one_record_moves_a_step_by_at_most_its_clip_norm(folder: Path) -> None:
     """Without noise, a step on three records and on two of them differ by at most lr * C / batch_size."""
-    made = build(EXAMPLE_PRIVACY, "privacy.example.sampling_rate=1.0", "privacy.example.clip_norm=0.01")
-    work = client_work(made, job_of(made), 0)
-    quiet = replace(work.mechanism, event=Event(1e-12, 1.0, "poisson"))
-    steps = []
-    for batch in (work.batches[0][:3], work.batches[0][1:3]):
-        one = replace(work, batches=[batch], mechanism=quiet)
-        block = fedsim.training.train_block(made.gradients, made.scenario.algorithm, made.start, [one])
-        steps.append(block[0].double())
-    assert float((steps[0] - steps[1]).norm()) <= 0.2 * 0.01 / 64 * (1 + 1e-3)
+    for trainer in EVERY_TRAINER:
+        made = build(
+            EXAMPLE_PRIVACY,
+            "privacy.example.sampling_rate=1.0",
+            "privacy.example.clip_norm=0.01",
+            f"engine.trainer={trainer}",
+        )
+        work = without_noise(work_of(made, [0]))
+        updates = []
+        for batch in (work.batch(0, 0)[:3], work.batch(0, 0)[1:3]):
+            one = replace(work, records=batch, lengths=np.array([[len(batch)]]))
+            updates.append(made.trainer.train(made.scenario.algorithm, made.start, one).updates[0].double())
+        assert 0 < float((updates[0] - updates[1]).norm()) <= 0.2 * 0.01 / 64 * (1 + 1e-3)
 
 
 def all_tensors_are_clipped_together(folder: Path) -> None:
@@ -163,7 +240,7 @@ def batches_are_poisson(folder: Path) -> None:
     made = build(EXAMPLE_PRIVACY, "algorithm.local.steps=500", "algorithm.local.batch_size=20")
     largest = int(made.population.sizes.argmax())
     rate, size = made.plan.example.rates[largest], int(made.population.sizes[largest])
-    counts = [len(batch) for batch in client_work(made, job_of(made), largest).batches]
+    counts = [len(batch) for batch in batches_of(work_of(made, [largest]), largest)]
     assert np.var(counts) == pytest.approx(size * rate * (1 - rate), rel=0.4)
 
 
@@ -218,6 +295,16 @@ def noise_and_charge_agree(folder: Path) -> None:
     run(folder, EXAMPLE_PRIVACY)
 
 
+def every_step_is_reported(folder: Path) -> None:
+    """What a reply says was spent is one event per client and step (and per local update), for every trainer."""
+    for trainer in EVERY_TRAINER:
+        made = build(EXAMPLE_PRIVACY + LOCAL_PRIVACY, "algorithm.local.steps=3", f"engine.trainer={trainer}")
+        expected = Counter({made.plan.client.event: 6})
+        for client in range(6):
+            expected[made.plan.example.event(client)] += 3
+        assert train_clients(made, job_of(made)).events == expected
+
+
 def the_count_s_noise_is_paid_for(folder: Path) -> None:
     """The sum's noise is raised so that sum and count together are the event."""
     total = mechanism.GaussianSum(Event(1.0), 1.0, count_noise=0.6)
@@ -254,18 +341,29 @@ def _global_noise(right: Any) -> Any:
     return release
 
 
-def _no_noise_when_empty(right: Any) -> Any:
-    def private(self: Any, weights: Any, batch: Any) -> Any:
-        return right(self, weights, batch) if bool(batch.mask.any()) else torch.zeros_like(weights)
+def _global_noise_in_rows(right: Any) -> Any:
+    def release(self: Any, totals: Any, counts: Any, step: int) -> Any:
+        noise = torch.from_numpy(self.deviations[:, None]) * torch.randn(totals.shape)
+        return replace(right(self, totals, counts, step), totals=totals + noise)
 
-    return private
+    return release
+
+
+def _no_noise_when_empty(right: Any) -> Any:
+    def gradient(trainer: Any, weights: Any, work: Work, step: int, result: Any) -> Any:
+        if (work.lengths[: len(weights), step] > 0).any():
+            return right(trainer, weights, work, step, result)
+        return torch.zeros_like(weights)
+
+    return gradient
 
 
 def _true_batch_size(right: Any) -> Any:
-    def private(self: Any, weights: Any, batch: Any) -> Any:
-        return right(self, weights, batch) * 64 / batch.mask.sum(1, keepdim=True).clamp(min=1)
+    def gradient(trainer: Any, weights: Any, work: Work, step: int, result: Any) -> Any:
+        lengths = torch.from_numpy(work.lengths[: len(weights), step, None]).clamp(min=1)
+        return right(trainer, weights, work, step, result) * work.denominator / lengths
 
-    return private
+    return gradient
 
 
 def _each_tensor_alone(right: Any) -> Any:
@@ -290,16 +388,39 @@ def _charge_late(right: Any) -> Any:
     return charge
 
 
-def _generator_without(which: str) -> Callable[[Any], Any]:
-    def wrong(right: Any) -> Any:
-        def make(randomness: Any, stream: Any, seed: int, round_: int = 0, client: int = 0) -> Any:
-            return right(
-                randomness, stream, seed, 0 if which == "round" else round_, 0 if which == "client" else client
-            )
+def _one_round(right: Any) -> Any:
+    return classmethod(lambda cls, randomness, seed, round_: right.__func__(cls, randomness, seed, 0))
 
-        return make
 
-    return wrong
+def _never_secure(right: Any) -> Any:
+    return classmethod(lambda cls, randomness, seed, round_: right.__func__(cls, "reproducible", seed, round_))
+
+
+def _one_client(right: Any) -> Any:
+    return lambda self, stream, clients, step, count: right(self, stream, torch.zeros_like(clients), step, count)
+
+
+def _one_stream(right: Any) -> Any:
+    return lambda self, stream, clients, step, count: right(self, Stream.BATCHES, clients, step, count)
+
+
+def _one_step(right: Any) -> Any:
+    return lambda self, totals, counts, step: right(self, totals, counts, 0)
+
+
+def _noise_of_one_client(right: Any) -> Any:
+    def release(self: Any, totals: Any, counts: Any, step: int) -> Any:
+        return right(replace(self, clients=np.zeros_like(self.clients)), totals, counts, step)
+
+    return release
+
+
+def _one_event_fewer(right: Any) -> Any:
+    def spent(self: Any, times: Any) -> Any:
+        events = right(self, times)
+        return events - Counter(list(events)[:1])
+
+    return spent
 
 
 def _sizes(right: Any) -> Any:
@@ -307,7 +428,7 @@ def _sizes(right: Any) -> Any:
 
 
 def _shuffled(right: Any) -> Any:
-    return lambda records, rate, steps, rng: epoch_batches(records, max(1, round(rate * len(records))), steps, rng)
+    return lambda held, rates, steps, draw: epoch_batches(held, max(1, round(rates[0] * held.sizes[0])), steps, draw)
 
 
 MUTATIONS = [
@@ -358,29 +479,71 @@ MUTATIONS = [
     Mutation(
         "the same noise in every round",
         two_rounds_have_different_noise,
-        fedsim.client,
-        "private_generator",
-        _generator_without("round"),
+        Keystream,
+        "of",
+        _one_round,
+    ),
+    Mutation(
+        "the same words at every client",
+        two_clients_have_different_noise,
+        Keystream,
+        "blocks",
+        _one_client,
     ),
     Mutation(
         "the same noise at every client",
         two_clients_have_different_noise,
-        fedsim.client,
-        "private_generator",
-        _generator_without("client"),
+        mechanism.GaussianSums,
+        "release",
+        _noise_of_one_client,
+    ),
+    Mutation(
+        "the same local noise at every client",
+        two_clients_have_different_local_noise,
+        mechanism.GaussianSums,
+        "release",
+        _noise_of_one_client,
+    ),
+    Mutation(
+        "the same noise in every step",
+        two_steps_have_different_noise,
+        mechanism.GaussianSums,
+        "release",
+        _one_step,
+    ),
+    Mutation(
+        "clients' noise from a global generator",
+        noise_comes_from_no_global_generator,
+        mechanism.GaussianSums,
+        "release",
+        _global_noise_in_rows,
+    ),
+    Mutation(
+        "secure noise from the scenario's seed",
+        secure_jobs_have_different_noise,
+        Keystream,
+        "of",
+        _never_secure,
+    ),
+    Mutation("batches and noise from the same words", no_words_serve_twice, Keystream, "blocks", _one_stream),
+    Mutation(
+        "a release that is not reported", every_step_is_reported, mechanism.GaussianSums, "spent", _one_event_fewer
+    ),
+    Mutation(
+        "a release that nobody pays for", noise_and_charge_agree, mechanism.GaussianSums, "spent", _one_event_fewer
     ),
     Mutation(
         "no noise for an empty batch",
         an_empty_batch_releases_noise_and_counts,
-        vectorised.VectorisedGradients,
-        "private",
+        fedsim.training.trainer,
+        "step_gradient",
         _no_noise_when_empty,
     ),
     Mutation(
         "division by the batch's true size",
         one_record_moves_a_step_by_at_most_its_clip_norm,
-        vectorised.VectorisedGradients,
-        "private",
+        fedsim.training.trainer,
+        "step_gradient",
         _true_batch_size,
     ),
     Mutation(
@@ -470,7 +633,7 @@ def test_the_pitfall_is_caught(mutation, tmp_path, monkeypatch):
     for folder in ("right", "wrong"):
         (tmp_path / folder).mkdir()
     mutation.check(tmp_path / "right")
-    right = copy.copy(vars(mutation.target)[mutation.name]) if isinstance(mutation.target, type) else None
+    right = vars(mutation.target)[mutation.name] if isinstance(mutation.target, type) else None
     right = right or getattr(mutation.target, mutation.name)
     monkeypatch.setattr(mutation.target, mutation.name, mutation.wrong(right))
     with pytest.raises((AssertionError, FedsimError, pytest.fail.Exception)):
@@ -478,4 +641,4 @@ def test_the_pitfall_is_caught(mutation, tmp_path, monkeypatch):
 
 
 def test_there_are_enough_of_them():
-    assert len(MUTATIONS) >= 15
+    assert len(MUTATIONS) >= 33

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim.client import client_work, train_clients
+from fedsim.client import train_clients
 from fedsim.errors import BadInput
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.mechanism import GaussianSum
 from fedsim.privacy.sampling import All, Fixed, Poisson
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, batches_of, job_of, work_of
 
 TARGET = EXAMPLE_PRIVACY.replace("noise_multiplier = 1.1", "target_epsilon = 2.0")
 
@@ -31,9 +31,11 @@ def test_released_noise_has_the_event_s_spread():
 def test_poisson_batches_are_poisson(federation):
     """2,000 steps over the 6 clients: each rate's estimate within 5 standard errors (false alarm below 4e-6)."""
     made = federation("algorithm.local.steps=2000", "algorithm.local.batch_size=16", text=SMALL + EXAMPLE_PRIVACY)
+    work = work_of(made, round_=1)
     for client in range(6):
         rate, size = made.plan.example.rates[client], made.population.sizes[client]
-        counts = np.array([len(batch) for batch in client_work(made, job_of(made, round_=1), client).batches])
+        counts = np.array([len(batch) for batch in batches_of(work, client)])
+        assert len(counts) == 2000
         error = np.sqrt(rate * (1 - rate) / (2000 * size))
         assert abs(counts.mean() / size - rate) <= 5 * error + 1e-12
         assert counts.var() == pytest.approx(size * rate * (1 - rate), rel=0.25, abs=1e-12)
@@ -85,7 +87,7 @@ def test_charges_name_exactly_what_the_cohort_will_run(federation):
     for charge in made.plan.charges(1, cohort):
         charged[charge.event] = charged.get(charge.event, 0) + charge.count * len(charge.clients)
     assert dict(reply.events) == charged
-    assert sum(charged.values()) == sum(len(client_work(made, job_of(made, round_=1), int(c)).batches) for c in cohort)
+    assert sum(charged.values()) == work_of(made, cohort, round_=1).steps.sum()
 
 
 def test_rate_steps_and_denominator_are_public_when_a_rate_is_given(federation):

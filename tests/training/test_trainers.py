@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from opacus.optimizers import DPOptimizer
 from torch import nn
 
 from fedsim.algorithms import ALGORITHMS
-from fedsim.client import client_work
 from fedsim.params import bind_vector, vector_of
-from fedsim.training import TRAINERS, train_block
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of
+from fedsim.seeding import Stream
+from fedsim.training import TRAINERS
+from fedsim.training.work import make_batch
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, batches_of, trainer_of, why_not, without_noise, work_of
 
 OPTIMIZERS = {
     "sgd": 'algorithm.local.optimizer="sgd"',
@@ -27,10 +29,12 @@ MODELS = {
 }
 
 
-def updates(federation, trainer, clients=range(6), round_=2):
-    gradients = TRAINERS[trainer](copy.deepcopy(federation.module), federation.task)
-    works = [client_work(federation, job_of(federation, round_=round_), client) for client in clients]
-    return train_block(gradients, federation.scenario.algorithm, federation.start, works), gradients
+def updates(federation, trainer, clients=range(6), round_=2, change=lambda work: work):
+    """The clients' updates, in their order, and what ``train`` returned."""
+    clients, work = list(clients), change(work_of(federation, clients, round_))
+    trained = trainer_of(federation, trainer).train(federation.scenario.algorithm, federation.start, work)
+    rows = [work.clients.tolist().index(client) for client in clients]
+    return trained.updates[rows], trained
 
 
 @pytest.mark.parametrize("privacy", ["", EXAMPLE_PRIVACY], ids=["plain", "private"])
@@ -42,18 +46,22 @@ def test_trainers_agree_for_the_same_draws(federation, privacy, algorithm, optim
     tolerance = 2e-3 if optimizer == "adam" else 2e-5
     text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + privacy
     made = federation(OPTIMIZERS[optimizer], MODELS[model], "algorithm.local.learning_rate=0.05", text=text)
-    fast, fast_gradients = updates(made, "vectorised")
-    slow, slow_gradients = updates(made, "opacus")
-    torch.testing.assert_close(fast, slow, rtol=1e-3, atol=tolerance)
-    assert fast_gradients.released == slow_gradients.released
-    assert fast.abs().max() > 1e-3
+    slow, slow_trained = updates(made, "opacus")
+    assert bool(slow_trained.spent) == bool(privacy)
+    assert slow.abs().max() > 1e-3
+    for trainer in TRAINERS:
+        if why_not(made, trainer) is None:
+            fast, fast_trained = updates(made, trainer)
+            torch.testing.assert_close(fast, slow, rtol=1e-3, atol=tolerance)
+            assert fast_trained.spent == slow_trained.spent
 
 
-def test_a_client_trains_the_same_in_any_block(federation):
-    made = federation(text=SMALL + EXAMPLE_PRIVACY)
-    together, _ = updates(made, "vectorised")
-    alone = torch.cat([updates(made, "vectorised", [client])[0] for client in range(6)])
-    backwards, _ = updates(made, "vectorised", range(5, -1, -1))
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_client_trains_the_same_in_any_block(federation, trainer):
+    made = federation(MODELS["mlp with dropout"], text=SMALL + EXAMPLE_PRIVACY)
+    together, _ = updates(made, trainer)
+    alone = torch.cat([updates(made, trainer, [client])[0] for client in range(6)])
+    backwards, _ = updates(made, trainer, range(5, -1, -1))
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(together, backwards.flip(0), rtol=1e-5, atol=1e-6)
 
@@ -64,12 +72,14 @@ def test_plain_training_is_the_textbook_loop(federation, trainer):
         "algorithm.local.epochs=3", "algorithm.local.batch_size=20", "algorithm.local.options={momentum=0.9}"
     )
     result, _ = updates(made, trainer)
+    work = work_of(made)
+    assert len(set(work.steps.tolist())) > 1
     for client in range(6):
         module = copy.deepcopy(made.module)
         bind_vector(module, made.start.clone())
         module.train()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.2, momentum=0.9)
-        for batch in client_work(made, job_of(made), client).batches:
+        for batch in batches_of(work, client):
             optimizer.zero_grad()
             nn.functional.cross_entropy(module(made.task.features[batch]), made.task.labels[batch]).backward()
             optimizer.step()
@@ -79,16 +89,19 @@ def test_plain_training_is_the_textbook_loop(federation, trainer):
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_private_training_is_the_one_example_at_a_time_loop(federation, trainer):
     made = federation(text=SMALL + EXAMPLE_PRIVACY)
-    result, _ = updates(made, trainer)
+    result, trained = updates(made, trainer)
+    work, spent = work_of(made), Counter()
     for client in range(6):
-        work, weights = client_work(made, job_of(made), client), made.start.clone()
-        for batch in work.batches:
+        weights = made.start.clone()
+        for step, batch in enumerate(batches_of(work, client)):
             total = torch.zeros_like(weights)
             for record in batch:
                 total += clipped_gradient(made, weights, record, clip_norm=0.7)
-            noise = torch.from_numpy(work.noise.standard_normal(len(weights))).float()
+            noise = work.keystream.normals(Stream.NOISE, torch.tensor([client]), step, len(weights))[0].float()
             weights = weights - 0.2 * (total + 1.1 * 0.7 * noise) / 64
+            spent[made.plan.example.event(client)] += 1
         torch.testing.assert_close(result[client], weights - made.start, rtol=1e-4, atol=1e-5)
+    assert trained.spent == spent
 
 
 def clipped_gradient(federation, weights, record, clip_norm):
@@ -101,35 +114,43 @@ def clipped_gradient(federation, weights, record, clip_norm):
     return flat * min(1.0, clip_norm / float(flat.norm()))
 
 
-def test_clipped_sums_are_those_of_stock_opacus(federation):
-    """Without noise, one step of ours moves the weights as Opacus' own DP optimizer does."""
-    text = SMALL + EXAMPLE_PRIVACY
-    made = federation("privacy.example.noise_multiplier=1e-9", "algorithm.local.steps=1", text=text)
-    for trainer in TRAINERS:
-        result, _ = updates(made, trainer)
-        for client in range(6):
-            batch = client_work(made, job_of(made), client).batches[0]
-            module = copy.deepcopy(made.module)
-            bind_vector(module, made.start.clone())
-            wrapped = GradSampleModule(module, loss_reduction="sum")
-            optimizer = DPOptimizer(
-                torch.optim.SGD(wrapped.parameters(), lr=0.2),
-                noise_multiplier=0.0,
-                max_grad_norm=0.7,
-                expected_batch_size=64,
-            )
-            x = made.task.features[batch].requires_grad_()
-            nn.functional.cross_entropy(wrapped(x), made.task.labels[batch], reduction="sum").backward()
-            optimizer.step()
-            torch.testing.assert_close(result[client], vector_of(module) - made.start, rtol=1e-4, atol=1e-6)
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_clipped_sums_are_those_of_stock_opacus(federation, trainer):
+    """The sums, and without noise the step that they make, are those of Opacus' own DP optimizer."""
+    made = federation("algorithm.local.steps=1", text=SMALL + EXAMPLE_PRIVACY)
+    work, ours = work_of(made), trainer_of(made, trainer)
+    batch = make_batch(made.task, work, 0, ours.dropout_layers, ours.dropout_shapes)
+    sums, _ = ours.clipped(made.start.repeat(6, 1), batch, 0.7)
+    moved, _ = updates(made, trainer, work.clients.tolist(), change=without_noise)
+    for row, client in enumerate(work.clients):
+        records = made.population.records(client)
+        batch = work.batch(row, 0)
+        assert set(batch.tolist()) <= set(records.tolist())
+        module = copy.deepcopy(made.module)
+        bind_vector(module, made.start.clone())
+        module.train()
+        wrapped = GradSampleModule(module, loss_reduction="sum")
+        optimizer = DPOptimizer(
+            torch.optim.SGD(wrapped.parameters(), lr=0.2),
+            noise_multiplier=0.0,
+            max_grad_norm=0.7,
+            expected_batch_size=64,
+        )
+        x = made.task.features[batch].requires_grad_()
+        nn.functional.cross_entropy(wrapped(x), made.task.labels[batch], reduction="sum").backward()
+        optimizer.step()
+        total = 64 * torch.cat([p.grad.reshape(-1) for p in module.parameters()])
+        assert total.norm() > 1
+        torch.testing.assert_close(sums[row], total, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(moved[row], vector_of(module) - made.start, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_empty_batches_release_noise_and_count(federation, trainer):
     made = federation("privacy.example.sampling_rate=1e-6", "algorithm.local.steps=4", text=SMALL + EXAMPLE_PRIVACY)
-    assert all(len(batch) == 0 for batch in client_work(made, job_of(made), 0).batches)
-    result, gradients = updates(made, trainer, [0])
-    assert gradients.released == {made.plan.example.event(0): 4}
+    assert [len(batch) for batch in batches_of(work_of(made), 0)] == [0] * 4
+    result, trained = updates(made, trainer, [0])
+    assert trained.spent == {made.plan.example.event(0): 4}
     # four steps of N(0, (1.1 * 0.7)^2) / 64 at learning rate 0.2: the measured spread over all parameters
     expected = 0.2 * 1.1 * 0.7 / 64 * 2
     assert float(result.std()) == pytest.approx(expected, rel=0.15)
@@ -176,7 +197,12 @@ def test_auto_falls_back_with_a_reason(federation):
     from fedsim.training import pick_trainer
 
     made = federation()
-    assert pick_trainer(made.scenario, made.module, made.task)[0] == "vectorised"
+    name, _, reason = pick_trainer(made.scenario, made.module, made.task)
+    assert name == "native" if why_not(made, "native") is None else name == "vectorised" and "not native" in reason
+    adam = federation(OPTIMIZERS["adam"])
+    name, _, reason = pick_trainer(adam.scenario, adam.module, adam.task)
+    assert name == "vectorised"
+    assert "not native: it knows SGD" in reason
     torch_state = torch.get_rng_state()
     name, _, reason = pick_trainer(made.scenario, Branching(), made.task)
     torch.set_rng_state(torch_state)

@@ -1,0 +1,1 @@
+"""The native trainer's C++ and how it is compiled."""

@@ -1,0 +1,262 @@
+"""The native trainer: each client trained whole in one core's cache, by the C++ of ``fedsim/native``.
+
+It does what the vectorised trainer does, for chains of common layers, plain SGD with or without momentum, and
+algorithms that at most pull back to the round's start; faster for small models, and to float tolerance the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedsim.algorithms import Algorithm
+from fedsim.native.build import NoNative, library
+from fedsim.privacy.keystream import Keystream
+from fedsim.seeding import Stream
+from fedsim.tasks import Classification
+from fedsim.training.program import Activate, Conv, Dense, Drop, Flatten, Layer, MaxPool, Norm, NotAChain, program_of
+from fedsim.training.trainer import Trained, Trainer
+from fedsim.training.vectorised import VectorisedTrainer
+from fedsim.training.work import Batch, Records, Work, threshold
+
+# A batch goes through the layers in pieces of at most so many examples, which stay in the cache.
+PIECE = 16
+DENSE, CONV, POOL, NORM, ACTIVATE, DROP, FLATTEN = range(7)
+FUNCTIONS = ("relu", "tanh", "sigmoid", "gelu")
+SGD_OPTIONS = {"momentum", "dampening", "nesterov", "weight_decay"}
+Ints = NDArray[np.int64]
+
+
+class _Settings(ctypes.Structure):
+    """``Settings`` of fedsim_native.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("data", "labels", "records", "starts", "lengths", "clients")),
+        ("count", ctypes.c_int64),
+        ("steps", ctypes.c_int64),
+        ("start", ctypes.c_void_p),
+        ("updates", ctypes.c_void_p),
+        ("size", ctypes.c_int64),
+        ("key", ctypes.c_uint32 * 8),
+        *((name, ctypes.c_uint32) for name in ("round", "noise_stream", "dropout_stream", "secure")),
+        ("deviations", ctypes.c_void_p),
+        *((name, ctypes.c_double) for name in ("clip_norm", "denominator", "count_noise")),
+        ("noised", ctypes.c_void_p),
+        ("unclipped", ctypes.c_void_p),
+        *((n, ctypes.c_double) for n in ("learning_rate", "pull", "weight_decay", "momentum", "dampening")),
+        ("nesterov", ctypes.c_int64),
+    )
+
+
+class NativeTrainer(Trainer):
+    """Trains each client whole in one core's cache, natively; gradients alone come from the vectorised trainer."""
+
+    def __init__(self, module: nn.Module, task: Classification, workers: int = 1) -> None:
+        super().__init__(module, task)
+        self.workers = workers
+        self._vectorised = VectorisedTrainer(module, task)
+        self._description = _Description.of(module, task)
+        self._models: dict[bool, int] = {}
+        self._library = library()
+        self._library.fedsim_open.restype = ctypes.c_void_p
+
+    def train(self, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
+        """Train every client from ``start``, on ``workers`` threads."""
+        noise, clients = work.noise, len(work.clients)
+        result = Trained(torch.empty(clients, start.numel()))
+        noised, unclipped = np.zeros(clients, np.int64), np.zeros(clients)
+        kept = _Kept()
+        settings = _Settings(
+            data=kept(self.task.features.contiguous().numpy()),
+            labels=kept(self.task.labels.numpy()),
+            records=kept(work.records),
+            starts=kept(work.starts),
+            lengths=kept(work.lengths),
+            clients=kept(work.clients),
+            count=clients,
+            steps=work.lengths.shape[1],
+            start=kept(start.numpy()),
+            updates=result.updates.data_ptr(),
+            size=start.numel(),
+            key=(ctypes.c_uint32 * 8).from_buffer_copy(work.keystream.key),
+            round=work.keystream.round,
+            dropout_stream=Stream.DROPOUT,
+            secure=work.keystream.secure,
+            noised=kept(noised),
+            unclipped=kept(unclipped),
+            learning_rate=algorithm.local.learning_rate,
+            pull=algorithm.pull,
+            denominator=work.denominator,
+            **algorithm.local.options,
+        )
+        if noise is not None:
+            settings.deviations, settings.clip_norm = kept(noise.deviations), noise.clip_norm
+            settings.noise_stream, settings.count_noise = noise.stream, noise.count_noise or 0.0
+        self._library.fedsim_train(ctypes.c_void_p(self._model(noise is not None)), ctypes.byref(settings))
+        if noise is not None:
+            result.spent, result.unclipped = noise.spent(noised), float(unclipped.sum())
+        return result
+
+    def add_clipped(
+        self,
+        total: Float[Tensor, " params"],
+        updates: Float[Tensor, "clients params"],
+        clip_norm: float,
+        weights: Tensor,
+    ) -> Float[Tensor, " clients"]:
+        """The same sum, in one pass over the updates."""
+        clients, size = updates.shape
+        norms, weights = torch.empty(clients, dtype=torch.float64), weights.double().contiguous()
+        sizes = ctypes.c_int64(clients), ctypes.c_int64(size), ctypes.c_double(clip_norm), ctypes.c_int64(self.workers)
+        arrays = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (weights, total, norms))
+        self._library.fedsim_add_clipped(ctypes.c_void_p(updates.contiguous().data_ptr()), *sizes, *arrays)
+        return norms
+
+    def words(self, keystream: Keystream, stream: Stream, clients: Records, counts: Records) -> NDArray[np.uint64]:
+        """The same words."""
+        words, kept = np.empty(int(counts.sum()), np.uint64), _Kept()
+        key, numbers = np.frombuffer(keystream.key, np.uint32), (keystream.rounds, keystream.round, stream)
+        arrays = [ctypes.c_void_p(kept(array)) for array in (key, clients, counts, words)]
+        self._library.fedsim_words(
+            arrays[0], *map(ctypes.c_uint32, numbers), *arrays[1:3], ctypes.c_int64(len(clients)), arrays[3]
+        )
+        return words
+
+    def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
+        """The vectorised trainer's."""
+        return self._vectorised.plain(weights, batch)
+
+    def clipped(
+        self, weights: Float[Tensor, "clients params"], batch: Batch, clip_norm: float, per_layer: bool = False
+    ) -> tuple[Float[Tensor, "clients params"], Float[Tensor, " clients"]]:
+        """The vectorised trainer's."""
+        return self._vectorised.clipped(weights, batch, clip_norm, per_layer)
+
+    def bytes_per_client(self, batch_size: int, private: bool) -> int:
+        """One update; a worker's own memory does not grow with the block."""
+        return 4 * self.layout.size
+
+    def _model(self, private: bool) -> int:
+        if private not in self._models:
+            self._models[private] = self._description.open(self._library, private, self.workers)
+        return self._models[private]
+
+    def __del__(self) -> None:
+        for model in getattr(self, "_models", {}).values():
+            self._library.fedsim_close(ctypes.c_void_p(model))
+
+
+class _Kept:
+    """Addresses of arrays, which live as long as this does."""
+
+    def __init__(self) -> None:
+        self._arrays: list[NDArray[Any]] = []
+
+    def __call__(self, array: NDArray[Any]) -> int:
+        self._arrays.append(np.ascontiguousarray(array))
+        return self._arrays[-1].ctypes.data
+
+
+@dataclass(frozen=True)
+class _Description:
+    """A program as the rows of numbers that net.h reads, and the border of zeros around each layer's input."""
+
+    fields: Ints
+    numbers: NDArray[np.float64]
+    borders: Ints
+
+    @classmethod
+    def of(cls, module: nn.Module, task: Classification) -> _Description:
+        """Raises ``NotAChain`` where net.h has no such layer."""
+        rows: list[list[int]] = []
+        numbers: list[float] = []
+        borders: list[tuple[int, int]] = []
+        shape = task.data.shape
+        for layer in program_of(module, shape).layers:
+            if isinstance(layer, Flatten) and (not rows or shape[1:] == (1, 1)):
+                shape = (math.prod(shape),)  # the data are in torch's order already
+                continue
+            result = _result(layer, shape)
+            rows.append([_kind(layer), *_three(shape), *_three(result), *_options(layer)])
+            numbers.append(_number(layer))
+            borders.append(layer.padding if isinstance(layer, Conv) else (0, 0))
+            shape = result
+        return cls(np.array(rows, np.int64), np.array(numbers), np.array(borders, np.int64))
+
+    def open(self, native: ctypes.CDLL, private: bool, workers: int) -> int:
+        """A handle on the model for so many threads."""
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (self.fields, self.numbers, self.borders)]
+        sizes = [ctypes.c_int64(value) for value in (len(self.fields), PIECE, private, workers)]
+        return int(native.fedsim_open(pointers[0], pointers[1], sizes[0], pointers[2], *sizes[1:]))
+
+
+def _kind(layer: Layer) -> int:
+    kinds: dict[type, int] = {
+        Dense: DENSE,
+        Conv: CONV,
+        MaxPool: POOL,
+        Norm: NORM,
+        Activate: ACTIVATE,
+        Drop: DROP,
+        Flatten: FLATTEN,
+    }
+    return kinds[type(layer)]
+
+
+def _result(layer: Layer, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if isinstance(layer, Dense):
+        return (layer.outputs,)
+    if isinstance(layer, Flatten):
+        return (math.prod(shape),)
+    return layer.result if isinstance(layer, Conv | MaxPool) else shape
+
+
+def _three(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Channels, height and width; a vector is an image of one pixel."""
+    return (*shape, 1, 1)[:3]
+
+
+def _options(layer: Layer) -> list[int]:
+    """Kernel, stride, option, weight and bias."""
+    kernel, stride, option = (0, 0), (0, 0), 0
+    if isinstance(layer, Conv | MaxPool):
+        kernel, stride = layer.kernel, layer.stride
+    if isinstance(layer, Norm):
+        kernel, option = (int(layer.whole), 0), layer.groups
+    if isinstance(layer, Activate):
+        option = FUNCTIONS.index(layer.function)
+    if isinstance(layer, Drop):
+        option = threshold(layer.p)
+    places = (getattr(layer, "weight", None), getattr(layer, "bias", None))
+    return [*kernel, *stride, option, *(-1 if place is None else place for place in places)]
+
+
+def _number(layer: Layer) -> float:
+    return layer.epsilon if isinstance(layer, Norm) else layer.p if isinstance(layer, Drop) else 0.0
+
+
+def obstacle(module: nn.Module, task: Classification, algorithm: Algorithm, per_layer: bool) -> str | None:
+    """Why a scenario cannot train natively on this machine, or None."""
+    local = algorithm.local
+    if task.features.device.type != "cpu":
+        return "it runs on the CPU"
+    if local.optimizer != "sgd" or not set(local.options) <= SGD_OPTIONS:
+        return "it knows SGD with momentum and weight decay only"
+    if type(algorithm).transform is not Algorithm.transform:
+        return f"it does not know {type(algorithm).__name__}"
+    if per_layer:
+        return "it does not clip layer by layer"
+    try:
+        _Description.of(module, task)
+        library()
+    except (NotAChain, NoNative) as error:
+        return str(error)
+    return None

@@ -1,0 +1,140 @@
+"""Training a block of clients: what a trainer must offer, and the loop for every algorithm and optimizer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedsim.algorithms import Algorithm
+from fedsim.models.layers import Dropout, dropout_layers
+from fedsim.optimizers import build_optimizer
+from fedsim.params import Layout
+from fedsim.privacy.clipping import add_clipped
+from fedsim.privacy.events import Event
+from fedsim.privacy.keystream import Keystream
+from fedsim.seeding import Stream
+from fedsim.tasks import Classification
+from fedsim.training.work import Batch, Records, Work, make_batch
+
+
+@dataclass
+class Trained:
+    """Updates ``[clients, params]`` (weights after minus before), what the noise spent, and the noised counts' sum."""
+
+    updates: Tensor
+    spent: Counter[Event] = field(default_factory=Counter)
+    unclipped: float = 0.0
+
+
+class Trainer(ABC):
+    """Trains clients whose weights are rows of one stack ``[clients, params]``."""
+
+    # How many blocks may train at once, each in a thread of its own.
+    parallel_blocks = 1
+
+    def __init__(self, module: nn.Module, task: Classification) -> None:
+        self.module, self.task = module, task
+        self.layout = Layout.of(module)
+        self.dropout_layers = dropout_layers(module)
+        self.dropout_shapes = _input_shapes(module, self.dropout_layers, task)
+
+    def train(self, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
+        """Train every client from ``start``; the updates are in the order of ``work``."""
+        return train_block(self, algorithm, start, work)
+
+    def add_clipped(
+        self,
+        total: Float[Tensor, " params"],
+        updates: Float[Tensor, "clients params"],
+        clip_norm: float,
+        weights: Tensor,
+    ) -> Float[Tensor, " clients"]:
+        """See ``privacy.clipping``: a trainer may have a faster way to add up its clients' updates."""
+        return add_clipped(total, updates, clip_norm, weights)
+
+    def words(self, keystream: Keystream, stream: Stream, clients: Records, counts: Records) -> NDArray[np.uint64]:
+        """See ``Keystream``: a trainer may have a faster way to make its words."""
+        return keystream.words(stream, clients, counts)
+
+    @abstractmethod
+    def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
+        """Gradient of each client's mean loss over its real examples; no privacy."""
+
+    @abstractmethod
+    def clipped(
+        self, weights: Float[Tensor, "clients params"], batch: Batch, clip_norm: float, per_layer: bool = False
+    ) -> tuple[Float[Tensor, "clients params"], Float[Tensor, " clients"]]:
+        """DP-SGD's sums of clipped gradients of each client's real examples, and their centred counts; no noise."""
+
+    @abstractmethod
+    def bytes_per_client(self, batch_size: int, private: bool) -> int:
+        """Working memory that one more client in a block takes; sizes the blocks."""
+
+
+def train_block(trainer: Trainer, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
+    """Train every client from ``start``; the clients that still train are always the first rows of the stack."""
+    result = Trained(torch.empty(len(work.clients), start.numel(), dtype=start.dtype, device=start.device))
+    weights = start.repeat(len(work.clients), 1)
+    optimizer = build_optimizer(
+        algorithm.local.optimizer, weights, algorithm.local.learning_rate, algorithm.local.options
+    )
+    for step in range(work.lengths.shape[1]):
+        active = work.active(step)
+        if active < len(weights):
+            result.updates[active : len(weights)] = weights[active:]
+            weights = _keep_first(optimizer, weights, active)
+        gradient = step_gradient(trainer, weights, work, step, result)
+        weights.grad = algorithm.transform(gradient, weights, start)
+        optimizer.step()
+    result.updates[: len(weights)] = weights
+    result.updates -= start
+    return result
+
+
+def step_gradient(trainer: Trainer, weights: Tensor, work: Work, step: int, result: Trained) -> Tensor:
+    """What the clients step against: the mean loss' gradient, or DP-SGD's, whose noise is noted in ``result``."""
+    batch = make_batch(trainer.task, work, step, trainer.dropout_layers, trainer.dropout_shapes)
+    if work.noise is None:
+        return trainer.plain(weights, batch)
+    sums, counts = trainer.clipped(weights, batch, work.noise.clip_norm, work.per_layer)
+    released = work.noise.release(sums, counts.cpu().double().numpy(), step)
+    result.spent.update(released.spent)
+    if released.counts is not None:
+        result.unclipped += float(released.counts.sum())
+    return released.totals / work.denominator
+
+
+def _keep_first(optimizer: torch.optim.Optimizer, weights: Tensor, active: int) -> Tensor:
+    """Go on with the first rows only: their weights and their part of the optimizer's state."""
+    kept = weights[:active].clone()
+    state = optimizer.state.pop(weights, {})
+    optimizer.state[kept] = {
+        name: value[:active].clone() if isinstance(value, Tensor) and value.shape == weights.shape else value
+        for name, value in state.items()
+    }
+    optimizer.param_groups[0]["params"] = [kept]
+    return kept
+
+
+def _input_shapes(module: nn.Module, layers: list[Dropout], task: Classification) -> list[tuple[int, ...]]:
+    """Shape, without the batch, of what enters each dropout layer: found by one evaluation pass of one example."""
+    shapes: dict[Dropout, tuple[int, ...]] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, Dropout)
+        shapes[layer] = tuple(inputs[0].shape[1:])
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    module.eval()
+    with torch.no_grad():
+        module(torch.zeros(1, *task.data.shape, device=task.features.device))
+    for hook in hooks:
+        hook.remove()
+    return [shapes[layer] for layer in layers]
