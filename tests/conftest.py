@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -14,6 +16,8 @@ from fedsim.client import block_work
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
 from fedsim.messages import TrainJob
+from fedsim.native.build import NoNative, library
+from fedsim.privacy.cache import cache_folder
 from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
@@ -52,9 +56,14 @@ delta = 1e-2
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The suite never reads or fills the user's cache of calibrations."""
+    """The suite never reads or fills the user's cache of calibrations; the native library is compiled once."""
+    folder, compiled = tmp_path_factory.mktemp("cache"), cache_folder()
+    with contextlib.suppress(NoNative):
+        library()
+    for file in compiled.glob("native-*.so") if compiled else ():
+        shutil.copy(file, folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FEDSIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("FEDSIM_CACHE", str(folder))
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import hashlib
 import importlib.util
@@ -30,8 +31,10 @@ def library() -> ctypes.CDLL:
     """The compiled library; raises ``NoNative``."""
     compiler = find_compiler()
     file = _folder() / f"native-{_digest(compiler)}.so"
-    if not file.exists():
-        _compile(compiler, file)
+    if file.exists():
+        with contextlib.suppress(OSError):  # a damaged file is made again
+            return ctypes.CDLL(str(file))
+    _compile(compiler, file)
     try:
         return ctypes.CDLL(str(file))
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +119,7 @@ class DirectConv(Kernel):
 
     def backward(self, parameters: Tensors, saved: Saved, delta: Tensor) -> Tensor:
         """The transposed convolution."""
-        return _stacked([image for image, _, _ in self._backward(saved, delta, (True, False, False))])
+        return _stacked([found[0] for found in self._backward(saved, delta, (True, False, False))])
 
     def gradients(self, saved: Saved, delta: Tensor) -> Tensors:
         """Sums over examples and places."""
@@ -134,7 +135,7 @@ class DirectConv(Kernel):
         weight, *bias = self.unfolded.weighted(saved, delta, own, factors, bad)
         return [weight.movedim(-1, 2), *bias]
 
-    def _backward(self, saved: Saved, delta: Tensor, wanted: tuple[bool, bool, bool]) -> list[Tensors]:
+    def _backward(self, saved: Saved, delta: Tensor, wanted: tuple[bool, bool, bool]) -> list[Any]:
         layer = self.layer
         return [
             _aten.convolution_backward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -204,5 +205,5 @@ def _norm(module: nn.GroupNorm | nn.LayerNorm, shape: Shape, places: dict[Tensor
     return Norm(shape, 1, module.eps, weight, bias, whole=True)
 
 
-def _pair(value: int | tuple[int, ...]) -> Pair:
+def _pair(value: int | Sequence[int]) -> Pair:
     return (value, value) if isinstance(value, int) else (value[0], value[1])

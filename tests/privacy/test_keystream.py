@@ -25,8 +25,9 @@ from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import GROUP_NORMALS, LANES, PAIRS, Keystream
 from fedsim.privacy.mechanism import GaussianSum, GaussianSums
 from fedsim.seeding import Stream
+from fedsim.training import TRAINERS
 from fedsim.training.work import Held, Work, dropout_masks, epoch_batches, make_batch, poisson_batches
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of, work_of
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of, trainer_of, work_of
 
 FALSE_ALARM = 1e-8
 DEVIATIONS = 6.0
@@ -113,6 +114,15 @@ def test_words_of_several_clients_follow_each_other(secure):
     slow = [slow_bytes(keystream, Stream.BATCHES, int(c), 0, 8 * n) for c, n in zip(clients, counts, strict=True)]
     assert words.tobytes() == b"".join(slow)
     assert words.dtype == np.uint64
+
+
+@BOTH
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_trainer_makes_the_same_words(federation, trainer, secure):
+    keystream, clients = Keystream(KEY, 5, secure), np.array([7, 0, 2**32 - 1, 2])
+    for counts in ([3, 0, 20, 900], [0, 0, 0, 0], [8, 128, 129, 1]):
+        made = trainer_of(federation(), trainer).words(keystream, Stream.BATCHES, clients, np.array(counts))
+        assert np.array_equal(made, keystream.words(Stream.BATCHES, clients, np.array(counts)))
 
 
 def test_nothing_can_be_asked_for():

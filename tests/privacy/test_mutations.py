@@ -89,7 +89,7 @@ def one_client_moves_the_sum_by_at_most_the_clip_norm(folder: Path) -> None:
 def a_nan_update_is_contained(folder: Path) -> None:
     rows = torch.ones(3, 4)
     rows[1, 2] = float("nan")
-    assert torch.isfinite(clipping.clip_rows(rows, 1.0).rows).all()
+    assert torch.isfinite(clipping.clip_rows(rows, 1.0)[0]).all()
 
 
 def noise_comes_from_no_global_generator(folder: Path) -> None:
@@ -279,8 +279,11 @@ def clients_that_are_drawn_give_records_no_amplification(folder: Path) -> None:
 
 
 def the_count_is_of_what_is_not_clipped(folder: Path) -> None:
-    assert clipping.clip_rows(torch.ones(4, 1), 2.0).count == 2.0
-    assert clipping.clip_rows(torch.ones(4, 1), 0.5).count == -2.0
+    for clip_norm, count in ((1e6, 3.0), (1e-6, -3.0)):
+        made = build(
+            CLIENT_PRIVACY, 'privacy.client.clipping={kind="adaptive"}', f"privacy.client.clip_norm={clip_norm}"
+        )
+        assert train_clients(made, job_of(made)).client_count == count
 
 
 def a_group_waits_for_its_turn(folder: Path) -> None:
@@ -600,9 +603,9 @@ MUTATIONS = [
     Mutation(
         "the clipped counted instead of the unclipped",
         the_count_is_of_what_is_not_clipped,
-        clipping,
-        "ClippedRows",
-        lambda right: lambda rows, invalid, count: right(rows, invalid, -count),
+        fedsim.client,
+        "centred_count",
+        lambda right: lambda norms, clip_norm: -right(norms, clip_norm),
     ),
     Mutation(
         "a schedule without its gap",
