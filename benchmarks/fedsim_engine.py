@@ -112,7 +112,7 @@ class FedsimRounds:
         """What a round asks the node."""
         federation = self.federation
         start, clip_norms = federation.start.numpy(), federation.plan.clip_norms()
-        return TrainJob(number, self.text, self.digest, cohort, start, clip_norms)
+        return TrainJob(number, self.text, self.digest, cohort, start, workloads.LEARNING_RATE, clip_norms)
 
     def round(self, number: int, cohort: np.ndarray[Any, Any]) -> Tensor:
         """The mean update of the round's cohort."""

@@ -13,6 +13,9 @@ from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.sampling import All, Cyclic, Fixed, Poisson
 from fedsim.scenario import ClientPrivacy, ExamplePrivacy, Scenario
 
+# A single release with this noise has an epsilon of 500,000; the accountants' arithmetic overflows not far below.
+LEAST_NOISE = 1e-3
+
 
 def check_combinations(scenario: Scenario) -> list[str]:
     """Every impossible combination in the scenario, one line each, with the dotted path."""
@@ -85,6 +88,11 @@ def _privacy(path: str, settings: ExamplePrivacy | ClientPrivacy | None) -> Iter
         yield (
             f"{path}.noise_multiplier = 0.0: without noise there is no guarantee (epsilon is infinite); "
             f"leave out [{path}] to run without privacy"
+        )
+    if settings.noise_multiplier is not None and 0 < settings.noise_multiplier < LEAST_NOISE:
+        yield (
+            f"{path}.noise_multiplier = {settings.noise_multiplier}: noise below {LEAST_NOISE} protects nobody "
+            f"(epsilon is in the millions); leave out [{path}] to run without privacy"
         )
     for key in ("target_epsilon", "budget"):
         value = getattr(settings, key)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -105,7 +105,9 @@ class BlockSums:
 def train_one_block(federation: Federation, job: TrainJob, start: Tensor, work: Work) -> BlockSums:
     """Train a block of clients, clip their updates, noise them if privacy is local, and add them up."""
     trainer, clip_norm = federation.trainer, job.clip_norms.get("client", math.inf)
-    trained = trainer.train(federation.scenario.algorithm, start, work)
+    algorithm = federation.scenario.algorithm
+    algorithm = replace(algorithm, local=replace(algorithm.local, learning_rate=job.learning_rate))
+    trained = trainer.train(algorithm, start, work)
     weights, total = _weights(federation, work.clients), torch.zeros_like(start, dtype=torch.float64)
     if federation.plan.client is not None and federation.plan.client.placement == "client":
         noised, norms = _noise_locally(federation.plan.client, clip_norm, work, trained)

@@ -124,6 +124,7 @@ def print_tables() -> None:
     from fedsim.population import PARTITIONS
     from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING
     from fedsim.privacy.sampling import SAMPLINGS
+    from fedsim.schedules import SCHEDULES
     from fedsim.training import TRAINERS
 
     tables: dict[str, dict[str, Any]] = {
@@ -131,6 +132,7 @@ def print_tables() -> None:
         "population.partition.kind": PARTITIONS,
         "model.name": MODELS,
         "algorithm.name": ALGORITHMS,
+        "algorithm.local.schedule.kind": SCHEDULES,
         "cohort.sampling.kind": SAMPLINGS,
         "privacy.example.clipping.kind": EXAMPLE_CLIPPING,
         "privacy.client.clipping.kind": CLIENT_CLIPPING,

@@ -59,6 +59,7 @@ class TrainJob:
     digest: str
     clients: NDArray[np.int64]
     params: NDArray[np.float32]
+    learning_rate: float
     clip_norms: dict[Unit, float] = field(default_factory=dict)
 
 
@@ -92,7 +93,8 @@ def pack_job(job: TrainJob, node: int) -> Message:
     arrays["params"] = SharedArray(job.params)
     arrays["clients"] = SharedArray(job.clients)
     clip_norms = {f"clip_norm_{unit}": value for unit, value in job.clip_norms.items()}
-    config = ConfigRecord({"round": job.round, "scenario": job.scenario, "digest": job.digest, **clip_norms})
+    texts = {"scenario": job.scenario, "digest": job.digest}
+    config = ConfigRecord({"round": job.round, "learning_rate": job.learning_rate, **texts, **clip_norms})
     return Message(
         RecordDict({"arrays": arrays, "config": config}),
         dst_node_id=node,
@@ -108,7 +110,8 @@ def unpack_job(message: Message) -> TrainJob:
         clients = _array(arrays, "clients", np.int64)
         params = _array(arrays, "params", np.float32)
         texts = _text(config, "scenario"), _text(config, "digest")
-        return TrainJob(_whole(config, "round"), *texts, clients, params, _clip_norms(config))
+        rate = _positive(config, "learning_rate")
+        return TrainJob(_whole(config, "round"), *texts, clients, params, rate, _clip_norms(config))
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not a train job: {error}") from error
 
@@ -154,15 +157,15 @@ def _array(record: ArrayRecord, key: str, dtype: type) -> NDArray[Any]:
 
 
 def _clip_norms(config: Mapping[str, Any]) -> dict[Unit, float]:
-    norms: dict[Unit, float] = {}
     units: tuple[Unit, ...] = ("example", "client")
-    for unit in units:
-        value = config.get(f"clip_norm_{unit}")
-        if value is not None and not (isinstance(value, float) and 0 < value < np.inf):
-            raise ValueError(f"clip_norm_{unit} is not a positive number")
-        if value is not None:
-            norms[unit] = value
-    return norms
+    return {unit: _positive(config, key) for unit in units if (key := f"clip_norm_{unit}") in config}
+
+
+def _positive(record: Mapping[str, Any], key: str) -> float:
+    value = record[key]
+    if not (isinstance(value, float) and 0 < value < np.inf):
+        raise ValueError(f"{key} is not a positive number")
+    return value
 
 
 def _whole(record: Mapping[str, Any], key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Session:
     correlation: CorrelatedNoise | None = None
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
 
     def state(self) -> dict[str, Tensor]:
@@ -57,6 +59,7 @@ class Session:
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Take a checkpoint's state back."""
         self.progress = progress
+        self.losses = [float(row["loss"]) for row in self.directory.rounds() if row["loss"] is not None]
         self.participations[:] = tensors.pop("participations").numpy()
         values = tensors.pop("clip_norms").tolist()
         self.clip_norms = dict(zip(sorted(self.clip_norms), values, strict=True))
@@ -154,8 +157,9 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     scenario = session.federation.scenario
     params = session.server.params.detach().cpu().numpy().copy()
     text = scenario.to_toml()
+    rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
     return {
-        node: TrainJob(round_, text, scenario.digest, part, params, dict(session.clip_norms))
+        node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms))
         for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
         if len(part)
     }
@@ -196,6 +200,8 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
     due = round_ % evaluation.every == 0 or round_ == federation.scenario.rounds
     if due:
         session.metrics = evaluate(federation, session.server.params)
+        loss = session.metrics["loss"]
+        session.losses += [loss] if not math.isnan(loss) else []
         better = session.metrics["loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1

@@ -89,7 +89,8 @@ def job_of(federation: Federation, clients: Iterable[int] | None = None, round_:
     """A round's job for some clients (all of them by default), from the start's parameters."""
     ids = np.arange(len(federation.population)) if clients is None else np.array(list(clients), np.int64)
     start, norms = federation.start.numpy(), federation.plan.clip_norms()
-    return TrainJob(round_, "", federation.scenario.digest, ids, start, norms)
+    rate = federation.scenario.algorithm.local.learning_rate
+    return TrainJob(round_, "", federation.scenario.digest, ids, start, rate, norms)
 
 
 def work_of(federation: Federation, clients: Iterable[int] | None = None, round_: int = 2) -> Work:

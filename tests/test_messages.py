@@ -22,7 +22,7 @@ from fedsim.messages import (
 )
 from fedsim.privacy.events import Event
 
-JOB = TrainJob(3, "seed = 1", "abc", np.array([1, 5], np.int64), np.arange(4, dtype=np.float32))
+JOB = TrainJob(3, "seed = 1", "abc", np.array([1, 5], np.int64), np.arange(4, dtype=np.float32), 0.1)
 REPLY = TrainReply(np.array([0.5, -1.0, 2.0, 0.0]), 2.0, 2, 1, Counter({Event(1.1, 0.2, "poisson"): 14}))
 
 
@@ -104,4 +104,4 @@ def test_malformed_jobs_are_refused():
         with pytest.raises(MalformedMessage):
             unpack_job(Message(content, dst_node_id=1, message_type="train"))
     with pytest.raises(MalformedMessage):
-        unpack_job(pack_job(TrainJob(1, "", "", JOB.clients.astype(np.int32), JOB.params), 1))
+        unpack_job(pack_job(TrainJob(1, "", "", JOB.clients.astype(np.int32), JOB.params, 0.1), 1))

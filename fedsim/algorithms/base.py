@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.settings import Count, Positive, section
+from fedsim.schedules import SCHEDULES, Constant, Schedule
+from fedsim.settings import Count, Positive, choice, section
+
+if TYPE_CHECKING:
+    ScheduleChoice = Schedule
+else:
+    ScheduleChoice = choice("kind", SCHEDULES)
 
 
 @section
 @dataclass(frozen=True, kw_only=True)
 class LocalTraining:
-    """``epochs`` over the client's records, or exactly ``steps``; any element-wise ``torch.optim`` by name."""
+    """``epochs`` over the client's records, or exactly ``steps``; any element-wise ``torch.optim`` by name.
+
+    The learning rate follows ``schedule`` over the rounds, and rises evenly to it in the first ``warmup_rounds``.
+    """
 
     epochs: Count = 1
     steps: Count | None = None
     batch_size: Count = 32
     optimizer: str = "sgd"
     learning_rate: Positive = 0.1
+    schedule: ScheduleChoice = Constant()
+    warmup_rounds: Annotated[int, Field(ge=0)] = 0
     options: dict[str, Any] = field(default_factory=dict)
+
+    def learning_rate_at(self, round_: int, rounds: int, losses: Sequence[float]) -> float:
+        """The learning rate of a round, counted from 1; ``losses`` are those of the evaluations so far."""
+        warm = min(1.0, round_ / (self.warmup_rounds + 1))
+        return self.learning_rate * warm * self.schedule.share(round_, rounds, losses)
 
 
 @section

@@ -58,10 +58,9 @@ class Chain:
 
     def _values(self, program: Program, device: torch.device) -> int:
         """How many values a pass of one example keeps, found by one."""
-        rows, masks = torch.zeros(1, program.size, device=device), []
-        for layer in program.layers:
-            if isinstance(layer, Drop):
-                masks.append(torch.ones(1, 1, layer.size, device=device))
+        rows = torch.zeros(1, program.size, device=device)
+        drops = sorted((layer for layer in program.layers if isinstance(layer, Drop)), key=lambda drop: drop.number)
+        masks = [torch.ones(1, 1, drop.size, device=device) for drop in drops]
         outputs, kept = self.forward(self.load(rows), torch.zeros(1, 1, *program.shape, device=device), masks)
         return outputs.numel() + sum(tensor.numel() for saved in kept for tensor in saved)
 

@@ -168,7 +168,7 @@ class ActivateKernel(Kernel):
 _aten = torch.ops.aten
 # The function, its derivative times delta, and whether that is a function of the input (else of the output).
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor], bool]] = {
-    "relu": (torch.relu, lambda delta, y: _aten.threshold_backward(delta, y, 0), False),  # type: ignore[no-any-return]
+    "relu": (torch.relu, lambda delta, y: _aten.threshold_backward(delta, y, 0), False),
     "tanh": (torch.tanh, _aten.tanh_backward, False),
     "sigmoid": (torch.sigmoid, _aten.sigmoid_backward, False),
     "gelu": (torch.nn.functional.gelu, _aten.gelu_backward, True),
@@ -184,7 +184,10 @@ class DropKernel(Kernel):
     def forward(self, parameters: Tensors, x: Tensor, masks: Tensors) -> tuple[Tensor, Saved]:
         """``x`` times its mask."""
         mask = masks[self.number]
-        mask = mask.movedim(2, -1) if self.channels_last else mask.reshape(x.shape)
+        if self.channels_last:
+            mask = mask.reshape(*x.shape[:2], x.shape[-1], *x.shape[2:-1]).movedim(2, -1)
+        else:
+            mask = mask.reshape(x.shape)
         return x * mask, (mask,)
 
     def backward(self, parameters: Tensors, saved: Saved, delta: Tensor) -> Tensor:
@@ -205,7 +208,8 @@ class FlattenKernel(Kernel):
     def backward(self, parameters: Tensors, saved: Saved, delta: Tensor) -> Tensor:
         """Back to the shape before."""
         image = delta.unflatten(2, self.shape)
-        return image.movedim(2, -1).contiguous() if self.channels_last else image
+        last: Tensor = image.movedim(2, -1).contiguous() if self.channels_last else image
+        return last
 
 
 class ChannelsLastKernel(Kernel):

@@ -52,7 +52,8 @@ def _trace(module: nn.Module) -> fx.Graph:
         with torch.random.fork_rng(devices=[]):
             return _Tracer().trace(copy.deepcopy(module).train())
     except Exception as error:
-        raise NotAChain(f"torch.fx cannot follow it ({(str(error) or type(error).__name__).splitlines()[0]})") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise NotAChain(f"torch.fx cannot follow it ({reason})") from error
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002

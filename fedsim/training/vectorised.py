@@ -94,9 +94,7 @@ class VectorisedTrainer(Trainer):
         memory = CPU_CHUNK_BYTES if self.task.features.device.type == "cpu" else DEVICE_CHUNK_BYTES
         return max(1, memory // self.chain.bytes_per_client(batch, private))
 
-    def _clipped(
-        self, weights: Tensor, batch: Batch, clip_norm: float, per_layer: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _clipped(self, weights: Tensor, batch: Batch, clip_norm: float, per_layer: bool) -> tuple[Tensor, Tensor]:
         sizes = self.layout.sizes if per_layer else None
         total = torch.zeros_like(weights)
         counts = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)

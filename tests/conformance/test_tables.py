@@ -21,6 +21,7 @@ from fedsim.models import MODELS
 from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Evaluation
+from fedsim.schedules import SCHEDULES
 from fedsim.training import TRAINERS
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
 
@@ -30,6 +31,7 @@ TABLES = {
     "population.partition.kind": PARTITIONS,
     "model.name": MODELS,
     "algorithm.name": ALGORITHMS,
+    "algorithm.local.schedule.kind": SCHEDULES,
     "cohort.sampling.kind": SAMPLINGS,
     "engine.trainer": TRAINERS,
 }
@@ -151,3 +153,9 @@ def test_every_cohort_sampling_runs_with_every_unit_of_privacy(kind, privacy, tm
     size = {"fixed": ", size=3", "poisson": ", rate=0.6"}.get(kind, "")  # defaults are for larger populations
     overrides = [f'cohort.sampling={{kind="{kind}"{size}}}', "rounds=2"]
     short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
+def test_every_schedule_runs(kind, tmp_path):
+    overrides = [f'algorithm.local.schedule={{kind="{kind}"}}', "algorithm.local.warmup_rounds=1", "rounds=2"]
+    short_run(parse_scenario(SMALL, "tiny", overrides), tmp_path)
