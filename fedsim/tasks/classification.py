@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -48,17 +49,21 @@ class Classification:
         found = torch.softmax(outputs.t(), 0).t().contiguous()
         return found.scatter_add_(1, labels.unsqueeze(1), found.new_full((1, 1), -1.0).expand(len(labels), 1))
 
-    @torch.no_grad()
-    def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """Mean loss and accuracy over the held-out test examples."""
-        module.eval()
+    @cached_property
+    def _test(self) -> tuple[Tensor, Tensor]:
+        """The test examples, on the training device for as long as the run lasts."""
         device = self.features.device
-        total_loss, correct = 0.0, 0
-        for start in range(0, len(self.data.test), EVALUATION_BATCH):
-            window = slice(start, start + EVALUATION_BATCH)
-            x = torch.from_numpy(self.data.test.features[window]).to(device)
-            y = torch.from_numpy(self.data.test.labels[window]).to(device)
+        return torch.from_numpy(self.data.test.features).to(device), torch.from_numpy(self.data.test.labels).to(device)
+
+    @torch.inference_mode()
+    def evaluate(self, module: nn.Module) -> dict[str, float]:
+        """Mean loss and accuracy over the held-out test examples, in few large batches."""
+        module.eval()
+        features, labels = self._test
+        # Both sums stay on the device until the end, so that no batch waits for the one before.
+        sums = torch.zeros(2, dtype=torch.float64, device=features.device)
+        for x, y in zip(features.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
             outputs = module(x)
-            total_loss += float(self.losses(outputs, y).double().sum())
-            correct += int((outputs.argmax(1) == y).sum())
-        return {"loss": total_loss / len(self.data.test), "accuracy": correct / len(self.data.test)}
+            sums += torch.stack([self.losses(outputs, y).double().sum(), (outputs.argmax(1) == y).double().sum()])
+        loss, accuracy = (sums / len(labels)).tolist()
+        return {"loss": loss, "accuracy": accuracy}
