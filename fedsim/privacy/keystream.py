@@ -56,9 +56,7 @@ class Keystream:
         """
         counter = torch.arange(count, dtype=torch.int32, device=clients.device).repeat(len(clients))
         owner = clients.to(torch.int32).repeat_interleave(count)
-        parts = zip(counter.split(CHUNK), owner.split(CHUNK), strict=True)
-        made = [self._chacha(stream, step, *part) for part in parts]
-        return torch.cat(made, dim=1).reshape(16, len(clients), count)
+        return self._made(stream, step, counter, owner).reshape(16, len(clients), count)
 
     def bits(self, stream: Stream, clients: Tensor, step: int, count: int) -> Tensor:
         """The first ``count`` words of 32 bits at each client's address, as int64 ``[clients, count]``."""
@@ -67,10 +65,13 @@ class Keystream:
 
     def words(self, stream: Stream, clients: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.uint64]:
         """The first ``counts[i]`` words of 64 bits of each client's step 0, one client after the other."""
-        longest = int(counts.max(initial=0))
-        words = self.blocks(stream, torch.from_numpy(clients), 0, -(-longest // 8)).permute(1, 2, 0).contiguous()
-        rows = words.flatten(1).numpy().view("<u8")
-        return rows[np.arange(rows.shape[1]) < counts[:, None]]
+        blocks = -(-counts // 8)
+        first = np.cumsum(blocks) - blocks
+        counter = np.arange(int(blocks.sum())) - np.repeat(first, blocks)
+        owner = torch.from_numpy(np.repeat(clients, blocks)).to(torch.int32)
+        made = self._made(stream, 0, torch.from_numpy(counter).to(torch.int32), owner)
+        words = made.t().contiguous().numpy().view("<u8").reshape(-1)
+        return words[np.arange(len(words)) - np.repeat(8 * first, 8 * blocks) < np.repeat(counts, 8 * blocks)]
 
     def normals(self, stream: Stream, clients: Tensor, step: int, count: int) -> Tensor:
         """Independent standard normals ``[clients, count]`` in float64.
@@ -86,6 +87,11 @@ class Keystream:
         pairs = torch.stack([radius * turn.cos(), radius * turn.sin()], dim=1)  # [pairs, 2, clients, blocks]
         lanes = pairs.reshape(2 * PAIRS, len(clients), groups, LANES).permute(1, 2, 0, 3)
         return lanes.flatten(1)[:, :count]
+
+    def _made(self, stream: Stream, step: int, counter: Tensor, client: Tensor) -> Tensor:
+        """Blocks ``[16, blocks]`` at these counters of these clients."""
+        parts = zip(counter.split(CHUNK), client.split(CHUNK), strict=True)
+        return torch.cat([self._chacha(stream, step, *part) for part in parts], dim=1)
 
     def _chacha(self, stream: Stream, step: int, counter: Tensor, client: Tensor) -> Tensor:
         """Blocks ``[16, blocks]``; the state's rows are [4, blocks], so that a step of the cipher is one operation."""

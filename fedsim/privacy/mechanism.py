@@ -135,8 +135,11 @@ class GaussianSums:
 
     def spent(self, times: NDArray[np.int64]) -> Counter[Event]:
         """The events of rows that were noised so many ``times`` ``[rows]``."""
+        spent: Counter[Event] = Counter()
         totals = np.bincount(self.kinds[: len(times)], weights=times, minlength=len(self.events))
-        return Counter({event: int(n) for event, n in zip(self.events, totals, strict=True) if n})
+        for event, total in zip(self.events, totals, strict=True):
+            spent[event] += int(total)
+        return +spent
 
 
 def adapted(clip_norm: float, learning_rate: float, quantile: float, unclipped: float) -> float:

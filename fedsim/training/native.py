@@ -113,11 +113,11 @@ class NativeTrainer(Trainer):
         weights: Tensor,
     ) -> Float[Tensor, " clients"]:
         """The same sum, in one pass over the updates."""
-        clients, size = updates.shape
+        (clients, size), updates = updates.shape, updates.contiguous()
         norms, weights = torch.empty(clients, dtype=torch.float64), weights.double().contiguous()
         sizes = ctypes.c_int64(clients), ctypes.c_int64(size), ctypes.c_double(clip_norm), ctypes.c_int64(self.workers)
         arrays = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (weights, total, norms))
-        self._library.fedsim_add_clipped(ctypes.c_void_p(updates.contiguous().data_ptr()), *sizes, *arrays)
+        self._library.fedsim_add_clipped(ctypes.c_void_p(updates.data_ptr()), *sizes, *arrays)
         return norms
 
     def words(self, keystream: Keystream, stream: Stream, clients: Records, counts: Records) -> NDArray[np.uint64]:

@@ -90,16 +90,14 @@ def epoch_batches(
 ) -> tuple[Records, NDArray[np.int64]]:
     """``records`` and ``lengths`` of ``steps`` ``[clients]`` batches each, from reshuffled passes over the records.
 
-    A pass has the order of its records' random words; its last batch may be smaller.
+    A pass has the order of its records' random words (64 bits: a tie is no concern); its last batch may be smaller.
     """
-    per_pass = -(-held.sizes // batch_size)
-    passes = -(-steps // np.maximum(per_pass, 1))
+    per_pass = np.maximum(-(-held.sizes // batch_size), 1)
+    passes = -(-steps // per_pass)
     drawn, pass_sizes = passes * held.sizes, np.repeat(held.sizes, passes)
     pass_number = np.repeat(np.arange(len(pass_sizes)), pass_sizes)
-    # The pass above, 40 random bits below: one sort shuffles every pass. Ties are too rare to matter.
-    keys = (pass_number.astype(np.uint64) << np.uint64(40)) | (draw(drawn) >> np.uint64(24))
     begins = np.repeat(held.starts, passes) - (np.cumsum(pass_sizes) - pass_sizes)
-    shuffled = held.indices[_sorted(keys, pass_sizes) + begins[pass_number]]
+    shuffled = held.indices[_order(draw(drawn), pass_sizes, pass_number) + begins[pass_number]]
     number = np.arange(steps.max(initial=0))
     last = held.sizes - batch_size * (per_pass - 1)
     lengths = np.where(number % per_pass[:, None] == (per_pass - 1)[:, None], last[:, None], batch_size)
@@ -110,13 +108,19 @@ def epoch_batches(
     return shuffled, lengths
 
 
-def _sorted(keys: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Order of keys that are sorted by groups of ``sizes`` already; groups of one size are sorted several at once."""
-    if len(sizes) == 0 or (sizes != sizes[0]).any():
-        return np.argsort(keys)
-    order = np.argsort(keys.reshape(len(sizes), -1), axis=1)
-    order += sizes[0] * np.arange(len(sizes))[:, None]
-    return order.reshape(-1)
+def _order(keys: NDArray[np.uint64], sizes: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.intp]:
+    """The order of ``keys`` within each of the groups of ``sizes``, one group after the other."""
+    if len(sizes) and (sizes == sizes[0]).all():
+        order = np.argsort(keys.reshape(len(sizes), -1), axis=1)
+        return np.asarray((order + sizes[0] * np.arange(len(sizes))[:, None]).reshape(-1), np.intp)
+    if len(sizes) < 1 << 24:
+        # The group above, the first 40 bits of the key below: one sort for all, right unless two of them are equal.
+        joint = (group.astype(np.uint64) << np.uint64(40)) | (keys >> np.uint64(24))
+        order = np.argsort(joint)
+        found = joint[order]
+        if (found[1:] != found[:-1]).all():
+            return order
+    return np.lexsort((keys, group))
 
 
 def poisson_batches(

@@ -161,17 +161,17 @@ def no_words_serve_twice(folder: Path) -> None:
     Two of 10,000 words of 64 bits are equal by chance once in 4e11 times.
     """
     drawn: list[np.ndarray] = []
-    blocks = Keystream.blocks
+    chacha = Keystream._chacha
 
-    def watched(self: Keystream, stream: Stream, clients: torch.Tensor, step: int, count: int) -> torch.Tensor:
-        made = blocks(self, stream, clients, step, count)
-        drawn.append(made.permute(1, 2, 0).contiguous().numpy().view(np.uint64).reshape(-1))
+    def watched(self: Keystream, stream: Stream, step: int, *where: torch.Tensor) -> torch.Tensor:
+        made = chacha(self, stream, step, *where)
+        drawn.append(made.t().contiguous().numpy().view(np.uint64).reshape(-1))
         return made
 
     model = 'model={name="mlp", hidden=[2], dropout=0.5}'
     made = build(EXAMPLE_PRIVACY + LOCAL_PRIVACY, "engine.trainer=opacus", model, "algorithm.local.steps=2")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Keystream, "blocks", watched)
+        patch.setattr(Keystream, "_chacha", watched)
         train_clients(made, job_of(made, [0, 1]))
     words = np.concatenate(drawn)
     assert len(drawn) >= 1 + 2 + 2 + 1
@@ -404,7 +404,7 @@ def _one_client(right: Any) -> Any:
 
 
 def _one_stream(right: Any) -> Any:
-    return lambda self, stream, clients, step, count: right(self, Stream.BATCHES, clients, step, count)
+    return lambda self, stream, step, *where: right(self, Stream.BATCHES, step, *where)
 
 
 def _one_step(right: Any) -> Any:
@@ -528,7 +528,7 @@ MUTATIONS = [
         "of",
         _never_secure,
     ),
-    Mutation("batches and noise from the same words", no_words_serve_twice, Keystream, "blocks", _one_stream),
+    Mutation("batches and noise from the same words", no_words_serve_twice, Keystream, "_chacha", _one_stream),
     Mutation(
         "a release that is not reported", every_step_is_reported, mechanism.GaussianSums, "spent", _one_event_fewer
     ),
