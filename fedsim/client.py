@@ -26,12 +26,15 @@ from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.privacy.clipping import centred_count, clip_rows
 from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
-from fedsim.privacy.plan import ClientPlan, adaptive
+from fedsim.privacy.plan import adaptive
 from fedsim.seeding import Stream
 from fedsim.training.trainer import Trained
 from fedsim.training.work import Held, Work, epoch_batches, poisson_batches
 
 app = ClientApp()
+
+# Updates are noised so many values at a time: noise is drawn in float64 and would be larger than the updates.
+NOISED_VALUES = 1 << 22
 
 # The federation of the scenario that this process works on, by digest. Engines in the same process put theirs here,
 # so that nothing is loaded twice; elsewhere it is built from the job on first use.
@@ -110,8 +113,7 @@ def train_one_block(federation: Federation, job: TrainJob, start: Tensor, work: 
     trained = trainer.train(algorithm, start, work)
     weights, total = _weights(federation, work.clients), torch.zeros_like(start, dtype=torch.float64)
     if federation.plan.client is not None and federation.plan.client.placement == "client":
-        noised, norms = _noise_locally(federation.plan.client, clip_norm, work, trained)
-        total += weights @ noised.double()
+        norms = _add_noised(federation, clip_norm, work, trained, (weights, total))
     else:
         norms = trainer.add_clipped(total, trained.updates, clip_norm, weights)
     updates = WeightedSum(start.numel(), federation.device)
@@ -164,13 +166,25 @@ def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Ind
     return local.epochs * -(-sizes // local.batch_size)
 
 
-def _noise_locally(plan: ClientPlan, clip_norm: float, work: Work, trained: Trained) -> tuple[Tensor, Tensor]:
-    """Local DP: every client's own clipped update ``[clients, params]`` with its noise, noted in ``trained``; norms."""
-    clipped, norms = clip_rows(trained.updates, clip_norm)
-    mechanisms = plan.mechanisms(work.clients, clip_norm, work.keystream)
-    released = mechanisms.release(clipped, np.zeros(len(clipped)), step=0)
-    trained.spent.update(released.spent)
-    return released.totals, norms
+def _add_noised(
+    federation: Federation, clip_norm: float, work: Work, trained: Trained, sums: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Local DP: add every client's own clipped and noised update times its weight to the total; returns the norms.
+
+    ``sums`` are weights ``[clients]`` and total ``[params]``; the noise is noted in ``trained``.
+    """
+    plan, (weights, total) = federation.plan.client, sums
+    assert plan is not None
+    norms = []
+    for rows in torch.arange(len(weights)).split(max(1, NOISED_VALUES // len(total))):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        clipped, own = clip_rows(trained.updates[part], clip_norm)
+        mechanisms = plan.mechanisms(work.clients[part], clip_norm, work.keystream)
+        released = mechanisms.release(clipped, np.zeros(len(clipped)), 0, federation.trainer.normals)
+        total += weights[part] @ released.totals.double()
+        trained.spent.update(released.spent)
+        norms.append(own)
+    return torch.cat(norms)
 
 
 def blocks(federation: Federation, clients: Indices) -> list[Indices]:

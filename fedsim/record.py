@@ -14,7 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -32,6 +34,7 @@ class Progress:
 
     round: int = 0
     rounds_bytes: int = 0
+    cohorts_bytes: int = 0
     best_loss: float = math.inf
     stale_evaluations: int = 0
     invalid_updates: int = 0
@@ -78,12 +81,16 @@ class RunDirectory:
 
     def append_round(self, row: dict[str, Any], progress: Progress) -> None:
         """Add one line to rounds.jsonl, after the lines that ``progress`` knows of."""
-        line = (json.dumps(jsonable(row)) + "\n").encode()
-        with self._whole_or_error(), open(self.path / "rounds.jsonl", "ab") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        progress.rounds_bytes += len(line)
+        progress.rounds_bytes += self._append("rounds.jsonl", (json.dumps(jsonable(row)) + "\n").encode())
+
+    def append_cohort(self, cohort: NDArray[np.int64], progress: Progress) -> None:
+        """Add a round's clients to cohorts.bin; a checkpoint holds the length alone, so it does not grow with them."""
+        progress.cohorts_bytes += self._append("cohorts.bin", cohort.astype("<i4").tobytes())
+
+    def participations(self, clients: int) -> NDArray[np.int64]:
+        """In how many rounds each client took part ``[clients]``."""
+        file = self.path / "cohorts.bin"
+        return np.bincount(np.fromfile(file, "<i4") if file.exists() else [], minlength=clients)
 
     def rounds(self) -> list[dict[str, Any]]:
         """The lines of rounds.jsonl."""
@@ -98,7 +105,7 @@ class RunDirectory:
             old.unlink()
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], Progress] | None:
-        """The newest checkpoint that is whole, if any; rounds.jsonl is cut back to it."""
+        """The newest checkpoint that is whole, if any; what is appended to every round is cut back to it."""
         for file in reversed(self._checkpoints()):
             try:
                 with safe_open(file, "pt") as stored:
@@ -108,9 +115,9 @@ class RunDirectory:
                 continue  # torn: the one before it is used
             fields["best_loss"] = float(fields["best_loss"])
             progress = Progress(**fields)
-            self._cut_rounds(progress.rounds_bytes)
+            self._cut(progress)
             return tensors, progress
-        self._cut_rounds(0)
+        self._cut(Progress())
         return None
 
     def save_model(self, tensors: dict[str, Tensor]) -> None:
@@ -120,10 +127,18 @@ class RunDirectory:
     def _checkpoints(self) -> list[Path]:
         return sorted((self.path / "checkpoint").glob("*.safetensors"))
 
-    def _cut_rounds(self, length: int) -> None:
-        file = self.path / "rounds.jsonl"
-        if file.exists():
-            os.truncate(file, length)
+    def _cut(self, progress: Progress) -> None:
+        for name, length in (("rounds.jsonl", progress.rounds_bytes), ("cohorts.bin", progress.cohorts_bytes)):
+            if (self.path / name).exists():
+                os.truncate(self.path / name, length)
+
+    def _append(self, name: str, data: bytes) -> int:
+        """Add to a file, durably; returns the number of bytes."""
+        with self._whole_or_error(), open(self.path / name, "ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return len(data)
 
     def _write(self, file: Path, data: bytes) -> None:
         """Write beside the file and rename, so that a reader finds the old or the new content, never a part."""

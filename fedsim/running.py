@@ -11,8 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fedsim.aggregation import ServerStep
 from fedsim.client import app as client_app
 from fedsim.client import host
@@ -128,7 +126,6 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         directory=directory,
         ledger=_ledger(federation, directory),
         server=ServerStep(federation.scenario.algorithm.server, federation.start),
-        participations=np.zeros(len(federation.population), np.int32),
         clip_norms=plan.clip_norms(),
         correlation=correlation(plan.client, federation.scenario.rounds) if plan.client else None,
     )

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -182,11 +183,15 @@ class Scenario:
 
     def to_toml(self) -> str:
         """The resolved scenario file; loading it gives an equal scenario."""
-        import tomli_w
+        return self._toml
+
+    @cached_property
+    def _toml(self) -> str:
+        import tomli_w  # every round's job carries the text
 
         return tomli_w.dumps(self.to_dict())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Fingerprint of everything in the scenario, 12 hex digits."""
         text = json.dumps(self.to_dict(), sort_keys=True)

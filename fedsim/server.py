@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.aggregation import ServerStep
@@ -39,9 +40,9 @@ class Session:
     directory: RunDirectory
     ledger: Ledger
     server: ServerStep
-    participations: np.ndarray[Any, np.dtype[np.int32]]
+    correlation: CorrelatedNoise | None
     clip_norms: dict[Unit, float]
-    correlation: CorrelatedNoise | None = None
+    can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
@@ -50,8 +51,7 @@ class Session:
     def state(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs beside ``progress``."""
         units = sorted(self.clip_norms)
-        tensors = {"participations": torch.from_numpy(self.participations)}
-        tensors["clip_norms"] = torch.tensor([self.clip_norms[unit] for unit in units], dtype=torch.float64)
+        tensors = {"clip_norms": torch.tensor([self.clip_norms[unit] for unit in units], dtype=torch.float64)}
         if self.correlation is not None:
             tensors["correlation"] = self.correlation.state()
         return self.server.state() | tensors
@@ -60,7 +60,6 @@ class Session:
         """Take a checkpoint's state back."""
         self.progress = progress
         self.losses = [float(row["loss"]) for row in self.directory.rounds() if row["loss"] is not None]
-        self.participations[:] = tensors.pop("participations").numpy()
         values = tensors.pop("clip_norms").tolist()
         self.clip_norms = dict(zip(sorted(self.clip_norms), values, strict=True))
         if self.correlation is not None:
@@ -98,6 +97,7 @@ def run_rounds(session: Session, grid: Grid) -> None:
         started, round_ = time.perf_counter(), session.progress.round + 1
         cohort = draw_cohort(session, round_)
         session.ledger.charge(round_, federation.plan.charges(round_, cohort))
+        look_again(session, cohort)
         jobs = make_jobs(session, grid, round_, cohort)
         replies = grid.send_and_receive([pack_job(job, node) for node, job in jobs.items()])
         sums = collect(session, jobs, replies)
@@ -107,7 +107,6 @@ def run_rounds(session: Session, grid: Grid) -> None:
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
             )
         adapt_to_gradients(session, sums, cohort)
-        session.participations[cohort] += 1
         session.progress.invalid_updates += sums.invalid
         finish_round(session, round_, cohort, sums.dropped, started)
 
@@ -130,7 +129,7 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     able = _able(session, plan.example, cohort)
     session.progress.left_out += len(cohort) - len(able)
     if len(able) < len(cohort):
-        left = len(_able(session, plan.example, np.arange(clients)))
+        left = _left(session, plan.example)
         expected = plan.sampling.participation(clients) * clients
         # Where sampling clients amplifies, who was drawn is secret, and stopping would tell of it.
         if left < expected and not plan.hides_the_cohort:
@@ -149,6 +148,23 @@ def _able(session: Session, plan: ExamplePlan, clients: Ids) -> Ids:
         if charge.clients is not None
     ]
     return np.sort(np.concatenate(able)) if able else clients
+
+
+def _left(session: Session, plan: ExamplePlan) -> int:
+    """How many clients can pay for one more round; all are looked at once, later only those that were charged."""
+    shared = session.federation.scenario.privacy.ledger is not None  # then other runs charge clients too
+    if session.can_pay is None or shared:
+        session.can_pay = np.zeros(len(session.federation.population), bool)
+        session.can_pay[_able(session, plan, np.arange(len(session.can_pay)))] = True
+    return int(session.can_pay.sum())
+
+
+def look_again(session: Session, charged: Ids) -> None:
+    """Find out which of the clients that were just charged can pay once more, if that is kept."""
+    plan = session.federation.plan.example
+    if session.can_pay is not None and plan is not None:
+        session.can_pay[charged] = False
+        session.can_pay[_able(session, plan, charged)] = True
 
 
 def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[int, TrainJob]:
@@ -223,6 +239,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
     progress.round = round_
     progress.seconds += seconds
     session.directory.append_round(row, progress)
+    session.directory.append_cohort(cohort, progress)
     session.directory.save_checkpoint(session.state(), progress)
     session.on_round(row)
 

@@ -87,7 +87,7 @@ def client_statistics(session: Session) -> dict[str, Any]:
         },
         "labels": _labels(session),
         "epsilon_example": histogram(epsilons) if epsilons is not None else None,
-        "participations": histogram(session.participations),
+        "participations": histogram(session.directory.participations(len(sizes))),
     }
 
 

@@ -199,6 +199,26 @@ void fedsim_words(const uint32_t* key, uint32_t rounds, uint32_t round, uint32_t
   }
 }
 
+// The first `count` normals at some clients' address, row by row; in double precision where the cipher is a full one.
+void fedsim_normals(const uint32_t* key, uint32_t rounds, uint32_t round, uint32_t place, const int64_t* clients,
+                    int64_t rows, int64_t count, int64_t threads, double* to) {
+  int64_t room = (count + GROUP_NORMALS - 1) / GROUP_NORMALS * GROUP_NORMALS;
+  in_threads(rows * count < 100000 ? 1 : threads, rows, [=](int64_t from, int64_t until) {
+    std::vector<float> single(room);
+    std::vector<double> precise(room);
+    for (int64_t row = from; row < until; row++) {
+      Address at; memcpy(at.key, key, sizeof at.key);
+      at.nonce[0] = place; at.nonce[1] = round; at.nonce[2] = (uint32_t)clients[row]; at.rounds = rounds;
+      if (rounds == 20) normals(at, count, precise.data());
+      else {
+        normals(at, count, single.data());
+        for (int64_t i = 0; i < count; i++) precise[i] = single[i];
+      }
+      memcpy(to + row * count, precise.data(), 8 * count);
+    }
+  });
+}
+
 // total += weights[r] * factor[r] * rows[r] where factor clips to `clip_norm`; NaN and infinite rows count as nothing.
 // norms[r] is the row's norm before. The same sum in the same order whatever the number of threads.
 void fedsim_add_clipped(const float* rows, int64_t count, int64_t size, double clip_norm, int64_t threads,

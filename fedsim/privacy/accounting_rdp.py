@@ -17,6 +17,7 @@ Floats = npt.NDArray[np.float64]
 _FRACTIONS = (1.05, 1.1, 1.2, 1.35, 1.5, 1.75)
 _INTEGERS = (*range(2, 17), 20, 24, 28, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 1024)
 ORDERS: Floats = np.array(_FRACTIONS + _INTEGERS)
+_CONVERSION: Floats = np.log1p(-1 / ORDERS) - np.log(ORDERS) / (ORDERS - 1)
 
 _LARGEST_NOISE = 1e7
 _LARGEST_EXPONENT = 2e4  # an order whose divergence exceeds this never gives the best epsilon
@@ -107,5 +108,5 @@ def rdp_epsilon(composition: Composition, delta: float) -> float:
         total = total + count * _curve(event)
     if delta**2 + np.expm1(-total[0]) > 0:  # total variation is at most sqrt(1 - exp(-divergence))
         return 0.0
-    candidates = total + np.log1p(-1 / ORDERS) - np.log(delta * ORDERS) / (ORDERS - 1)
+    candidates = total + _CONVERSION - math.log(delta) / (ORDERS - 1)
     return max(0.0, float(candidates.min()))

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import BadInput, BudgetExhausted
-from fedsim.privacy.accounting import epsilon, rdp_epsilon, rough_epsilon
-from fedsim.privacy.events import Composition, Event, compose
+from fedsim.privacy.accounting import epsilon, prompt_epsilon, rdp_epsilon, rough_epsilon
+from fedsim.privacy.balance import Balance as _Balance
+from fedsim.privacy.balance import Deltas
+from fedsim.privacy.events import Composition, Event
 from fedsim.privacy.plan import Charge, Unit
 from fedsim.privacy.sampling import Ids
 
@@ -39,47 +41,6 @@ class Limit:
 
     epsilon: float
     deltas: NDArray[np.float64]
-
-
-class _Balance:
-    """What each client has spent of one unit.
-
-    Clients with the same history share one composition: ``state[client]`` is its number in ``compositions``, and
-    ``members`` counts its clients. A charge moves the cohort from state to state, so it costs O(cohort); one for every
-    client changes the compositions themselves. A million clients have few distinct states.
-    """
-
-    def __init__(self, clients: int) -> None:
-        self.state: NDArray[np.int32] = np.zeros(clients, np.int32)
-        self.compositions: list[Composition] = [()]
-        self.members: list[int] = [clients]
-        self._numbers: dict[Composition, int] = {(): 0}
-
-    def add(self, event: Event, count: int, clients: Ids | None) -> None:
-        if clients is None:
-            self.compositions = [self.after(state, event, count) for state in range(len(self.compositions))]
-            self._numbers = {composition: state for state, composition in enumerate(self.compositions)}
-            return
-        before, group, sizes = np.unique(self.state[clients], return_inverse=True, return_counts=True)
-        after = [self._number(self.after(state, event, count)) for state in before]
-        for old, new, size in zip(before, after, sizes, strict=True):
-            self.members[old] -= int(size)
-            self.members[new] += int(size)
-        self.state[clients] = np.array(after, np.int32)[group]
-
-    def after(self, state: int, event: Event, count: int) -> Composition:
-        return compose([*self.compositions[state], (event, count)])
-
-    def histories(self) -> list[Composition]:
-        """The compositions that some client has."""
-        return [composition for composition, size in zip(self.compositions, self.members, strict=True) if size]
-
-    def _number(self, composition: Composition) -> int:
-        if composition not in self._numbers:
-            self._numbers[composition] = len(self.compositions)
-            self.compositions.append(composition)
-            self.members.append(0)
-        return self._numbers[composition]
 
 
 class Ledger:
@@ -180,7 +141,7 @@ class Ledger:
     def _refuse_overspending(self, charge: Charge) -> None:
         if charge.unit not in self.limits:
             return
-        excess = int((~self.affordable(charge)).sum())
+        excess = self._excess(charge)
         if excess:
             limit = self.limits[charge.unit]
             raise BudgetExhausted(
@@ -188,46 +149,58 @@ class Ledger:
                 f"(delta {limit.deltas.max():g}) at {excess} client(s)."
             )
 
+    def _excess(self, charge: Charge) -> int:
+        """How many of the charge's clients would exceed the unit's limit."""
+        if charge.clients is not None:
+            return int((~self.affordable(charge)).sum())
+        balance, limit = self._balances[charge.unit], self.limits[charge.unit]
+        balance.judge(limit.deltas)
+        return sum(
+            state.members for number, state in balance.states.items() if not _fits(balance, number, charge, limit)
+        )
+
     def affordable(self, charge: Charge) -> NDArray[np.bool_]:
-        """Which of the charge's clients (all, if it has none named) stay within the unit's limit ``[clients]``."""
+        """Which of the charge's clients, who must be named, stay within the unit's limit ``[clients]``."""
+        assert charge.clients is not None
         balance, limit = self._balances[charge.unit], self.limits.get(charge.unit)
-        where: Ids | slice = slice(None) if charge.clients is None else charge.clients
-        states = balance.state[where]
         if limit is None:
-            return np.ones(len(states), bool)
-        pairs, group = _distinct(states, limit.deltas[where])
-        fits = [_within(balance.after(s, charge.event, charge.count), limit.epsilon, delta) for s, delta in pairs]
-        return np.array(fits, bool)[group]
+            return np.ones(len(charge.clients), bool)
+        balance.judge(limit.deltas)
+        numbers = balance.of(charge.clients)
+        fits = {number: _fits(balance, number, charge, limit) for number in set(numbers)}
+        return np.array([fits[number] for number in numbers], bool)
 
-    def spent(self, unit: Unit, delta: float | NDArray[np.float64]) -> float:
+    def spent(self, unit: Unit, delta: Deltas) -> float:
         """The largest epsilon of any client at its delta; computed only for clients that can be the largest."""
-        balance, deltas = self._balances[unit], np.unique(delta)
-        if len(deltas) == 1:
-            return max_epsilon([(history, float(deltas[0])) for history in balance.histories()])
-        pairs, _ = _distinct(balance.state, delta)
-        return max_epsilon([(balance.compositions[state], each) for state, each in pairs])
+        balance = self._balances[unit]
+        balance.judge(delta)
+        return balance.largest()
 
-    def epsilons(self, unit: Unit, delta: float | NDArray[np.float64]) -> NDArray[np.float64]:
+    def epsilons(self, unit: Unit, delta: Deltas) -> NDArray[np.float64]:
         """Every client's epsilon at its delta ``[clients]``.
 
         With more than a hundred different histories all but the largest are upper bounds within 1 %, found faster.
         """
         balance = self._balances[unit]
-        pairs, group = _distinct(balance.state, delta)
-        histories = [(balance.compositions[state], each) for state, each in pairs]
-        if len(histories) <= EXACT_HISTORIES:
-            return np.array([epsilon(*history) for history in histories])[group]
-        largest = max_epsilon(histories)
-        return np.array([min(largest, rough_epsilon(*history, COARSENESS)) for history in histories])[group]
+        balance.judge(delta)
+        values = np.zeros(max(balance.states) + 1)
+        if len(balance.states) <= EXACT_HISTORIES:
+            for number, state in balance.states.items():
+                values[number] = epsilon(state.composition, state.delta)
+        else:
+            largest = balance.largest()
+            for number, state in balance.states.items():
+                values[number] = min(largest, rough_epsilon(state.composition, state.delta, COARSENESS))
+        return values[balance.state]
 
     def compositions(self, unit: Unit) -> list[Composition]:
         """The distinct histories of the unit's clients."""
-        return self._balances[unit].histories()
+        return [state.composition for state in self._balances[unit].states.values()]
 
     def composition(self, unit: Unit, client: int) -> Composition:
         """All events charged to one client."""
         balance = self._balances[unit]
-        return balance.compositions[int(balance.state[client])]
+        return balance.states[int(balance.state[client])].composition
 
 
 class _Transaction:
@@ -243,21 +216,10 @@ class _Transaction:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
-def _distinct(
-    states: NDArray[np.int32], deltas: float | NDArray[np.float64]
-) -> tuple[list[tuple[int, float]], NDArray[np.intp]]:
-    """The distinct (state, delta) pairs of some clients, and which one each client has."""
-    per_client = np.broadcast_to(np.asarray(deltas, np.float64), states.shape)
-    if len(states) == 0 or (per_client == per_client[0]).all():
-        distinct, group = np.unique(states, return_inverse=True)
-        return [(int(state), float(per_client[0])) for state in distinct], group
-    pairs, group = np.unique(np.stack([states.astype(np.float64), per_client], axis=1), axis=0, return_inverse=True)
-    return [(int(state), float(delta)) for state, delta in pairs], group.ravel()
-
-
-def _within(composition: Composition, limit: float, delta: float) -> bool:
-    """Whether the limit holds; the RDP bound is cheap and never below the reported number, so it often settles it."""
-    return rdp_epsilon(composition, delta) <= limit or epsilon(composition, delta) <= limit
+def _fits(balance: _Balance, number: int, charge: Charge, limit: Limit) -> bool:
+    """Whether a client of this state can pay; the RDP bound is cheap and never below the reported number."""
+    after, delta = balance.after(number, charge.event, charge.count), balance.states[number].delta
+    return rdp_epsilon(after, delta) <= limit.epsilon or prompt_epsilon(after, delta) <= limit.epsilon
 
 
 def max_epsilon(compositions: Iterable[tuple[Composition, float]]) -> float:

@@ -17,6 +17,8 @@ from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
 
+Normals = Callable[[Keystream, Stream, Tensor, int, int], Tensor]
+
 
 @runtime_checkable
 class RandomSource(Protocol):
@@ -119,12 +121,17 @@ class GaussianSums:
         own = [GaussianSum(event, self.clip_norm, self.count_noise).deviation for event in self.events]
         return np.array(own, np.float64)[self.kinds]
 
-    def release(self, totals: Tensor, counts: NDArray[np.float64], step: int) -> Releases:
-        """Noise the first rows' sums ``[rows, params]`` and centred counts ``[rows]`` in a step."""
+    def release(
+        self, totals: Tensor, counts: NDArray[np.float64], step: int, normals: Normals = Keystream.normals
+    ) -> Releases:
+        """Noise the first rows' sums ``[rows, params]`` and centred counts ``[rows]`` in a step.
+
+        ``normals`` may be a faster way to make the key stream's.
+        """
         rows, size = totals.shape
         wanted = size + (self.count_noise is not None)
         clients = torch.from_numpy(self.clients[:rows]).to(totals.device)
-        noise = self.keystream.normals(self.stream, clients, step, wanted)
+        noise = normals(self.keystream, self.stream, clients, step, wanted)
         deviations = torch.from_numpy(self.deviations[:rows, None]).to(totals.device)
         # Added in float64 and rounded once: noise rounded on its own has gaps that tell sums apart (Mironov 2012).
         noised = (totals.double() + deviations * noise[:, :size]).to(totals.dtype)

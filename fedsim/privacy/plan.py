@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -64,8 +65,10 @@ class ExamplePlan:
         """One charge per distinct (noise, rate, steps) in the cohort."""
         kinds = self._kinds[cohort]
         order = np.argsort(kinds, kind="stable")
-        parts = np.split(cohort[order], np.flatnonzero(np.diff(kinds[order])) + 1)
-        return [Charge("example", self.event(part[0]), int(self.steps[part[0]]), part) for part in parts if len(part)]
+        kinds, cohort = kinds[order], cohort[order]
+        starts = np.flatnonzero(np.diff(kinds, prepend=-1)).tolist()
+        parts = [cohort[start:end] for start, end in pairwise([*starts, len(cohort)])]
+        return [Charge("example", self.event(part[0]), int(self.steps[part[0]]), part) for part in parts]
 
     @cached_property
     def _kinds(self) -> NDArray[np.int64]:

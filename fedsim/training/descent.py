@@ -29,7 +29,7 @@ def descend(
     rate, pull = rates
     origin = chain.load(start[None])
     weights: Stack = [[own.repeat(len(updates), *[1] * (own.dim() - 1)) for own in part] for part in origin]
-    for step, batch in enumerate(_batches(trainer.task, work)):
+    for step, batch in enumerate(_batches(trainer.task, work, start.dtype)):
         active = len(batch.labels)
         now = [[own[:active] for own in part] for part in weights]
         masks = dropout_masks(
@@ -55,7 +55,7 @@ class _Batch:
     shares: Tensor
 
 
-def _batches(task: Classification, work: Work) -> Iterator[_Batch]:
+def _batches(task: Classification, work: Work, dtype: torch.dtype) -> Iterator[_Batch]:
     """The steps of the clients that still train.
 
     A place without an example repeats one of the client's own: another's could be NaN, and 0 times NaN is NaN.
@@ -65,7 +65,7 @@ def _batches(task: Classification, work: Work) -> Iterator[_Batch]:
     index = work.starts[:, :, None] + np.minimum(places, np.maximum(lengths - 1, 0))
     device = task.features.device
     records = torch.from_numpy(work.records[np.minimum(index, len(work.records) - 1)]).to(device)
-    shares = torch.from_numpy((places < lengths) / np.maximum(lengths, 1)).to(device, task.features.dtype)
+    shares = torch.from_numpy((places < lengths) / np.maximum(lengths, 1)).to(device, dtype)
     for step in range(work.lengths.shape[1]):
         part = (slice(0, work.active(step)), step, slice(0, max(1, int(work.lengths[:, step].max()))))
         own = records[part]

@@ -130,6 +130,21 @@ class NativeTrainer(Trainer):
         )
         return words
 
+    def normals(self, keystream: Keystream, stream: Stream, clients: Tensor, step: int, count: int) -> Tensor:
+        """The same normals; reproducible ones are made in float32."""
+        values, kept = torch.empty(len(clients), count, dtype=torch.float64), _Kept()
+        key, ids = kept(np.frombuffer(keystream.key, np.uint32)), kept(clients.numpy())
+        nonce = (keystream.rounds, keystream.round, stream << 24 | step)
+        sizes = map(ctypes.c_int64, (len(clients), count, self.workers))
+        self._library.fedsim_normals(
+            ctypes.c_void_p(key),
+            *map(ctypes.c_uint32, nonce),
+            ctypes.c_void_p(ids),
+            *sizes,
+            ctypes.c_void_p(values.data_ptr()),
+        )
+        return values
+
     def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
         """The vectorised trainer's."""
         return self._vectorised.plain(weights, batch)

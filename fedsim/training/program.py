@@ -177,6 +177,7 @@ def _conv(module: nn.Conv2d, shape: Shape, places: dict[Tensor, int]) -> tuple[L
     plain = module.groups == 1 and module.dilation == (1, 1) and module.padding_mode == "zeros"
     if not plain or isinstance(module.padding, str):
         raise NotAChain("a convolution with groups, dilation or unusual padding")
+    _check_image(shape)
     kernel, stride, padding = (_pair(v) for v in (module.kernel_size, module.stride, module.padding))
     height, width = (
         (side + 2 * p - k) // s + 1 for side, p, k, s in zip(shape[1:], padding, kernel, stride, strict=True)
@@ -190,6 +191,7 @@ def _pool(module: nn.MaxPool2d, shape: Shape) -> tuple[Layer, Shape]:
     plain = _pair(module.padding) == (0, 0) and _pair(module.dilation) == (1, 1)
     if not plain or module.ceil_mode or module.return_indices:
         raise NotAChain("a max-pooling with padding, dilation or ceil_mode")
+    _check_image(shape)
     kernel, stride = _pair(module.kernel_size), _pair(module.stride)
     height, width = ((side - k) // s + 1 for side, k, s in zip(shape[1:], kernel, stride, strict=True))
     result = (shape[0], height, width)
@@ -203,6 +205,11 @@ def _norm(module: nn.GroupNorm | nn.LayerNorm, shape: Shape, places: dict[Tensor
     if tuple(module.normalized_shape) != shape:
         raise NotAChain("a LayerNorm over a part of the example")
     return Norm(shape, 1, module.eps, weight, bias, whole=True)
+
+
+def _check_image(shape: Shape) -> None:
+    if len(shape) != 3:
+        raise NotAChain("a layer for images is applied to something else")
 
 
 def _pair(value: int | Sequence[int]) -> Pair:

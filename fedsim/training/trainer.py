@@ -63,6 +63,10 @@ class Trainer(ABC):
         """See ``Keystream``: a trainer may have a faster way to make its words."""
         return keystream.words(stream, clients, counts)
 
+    def normals(self, keystream: Keystream, stream: Stream, clients: Tensor, step: int, count: int) -> Tensor:
+        """See ``Keystream``: a trainer may have a faster way to make its normals."""
+        return keystream.normals(stream, clients, step, count)
+
     @abstractmethod
     def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
         """Gradient of each client's mean loss over its real examples; no privacy."""

@@ -27,6 +27,8 @@ SLICE_BYTES = 256 * 2**20
 # Weights and activations of as many clients as fit here are trained together: on the CPU a share of its cache.
 CPU_CHUNK_BYTES = 16 * 2**20
 DEVICE_CHUNK_BYTES = 4 * 2**30
+# What the loop for any optimizer holds for each weight: itself, gradient, optimizer's state, noise in float64.
+STATE = 8
 
 
 class VectorisedTrainer(Trainer):
@@ -44,7 +46,8 @@ class VectorisedTrainer(Trainer):
             return train_block(self, algorithm, start, work)
         result = Trained(torch.empty(len(work.clients), start.numel(), dtype=start.dtype, device=start.device))
         pull = pull_of(algorithm) if work.noise is None else None
-        for rows in self._chunks(len(work.clients), int(work.lengths.max(initial=0)), work.noise is not None):
+        length = self.chunk_length(int(work.lengths.max(initial=0)), work.noise is not None)
+        for rows in _pieces(len(work.clients), length if pull is not None else max(length, self._loop_length)):
             part = work.rows(rows.start, rows.stop)
             if pull is not None:
                 descend(self, self.chain, (algorithm.local.learning_rate, pull), start, part, result.updates[rows])
@@ -69,30 +72,49 @@ class VectorisedTrainer(Trainer):
         self, weights: Float[Tensor, "clients params"], batch: Batch, clip_norm: float, per_layer: bool = False
     ) -> tuple[Float[Tensor, "clients params"], Float[Tensor, " clients"]]:
         """DP-SGD's clipped sums, computed in chunks of the clients and slices of the batch."""
-        sums, counts = [], []
-        for rows in self._chunks(len(weights), batch.mask.shape[1], True):
-            sum_, count = self._clipped(weights[rows], _part(batch, rows), clip_norm, per_layer)
-            sums.append(sum_)
-            counts.append(count)
-        return torch.cat(sums), torch.cat(counts)
+        chunks = list(self._chunks(len(weights), batch.mask.shape[1], True))
+        if len(chunks) == 1:
+            return self._clipped(weights, batch, clip_norm, per_layer)
+        # Poisson batches have many lengths: those of like length together need little padding.
+        sums, counts = torch.empty_like(weights), torch.empty(len(weights), dtype=torch.float64, device=weights.device)
+        order = torch.argsort(batch.mask.sum(1))
+        for rows in chunks:
+            own = order[rows]
+            sums[own], counts[own] = self._clipped(weights[own], _part(batch, own), clip_norm, per_layer)
+        return sums, counts
 
     def bytes_per_client(self, batch_size: int, private: bool) -> int:
-        """Weights, gradient and optimizer state; with DP-SGD, per-example gradients too."""
-        rows = 8 + (3 * batch_size if private else 0)
+        """What every client of a block adds: a chain's update; else weights, gradients and optimizer state too."""
+        rows = 2 if self.chain is not None else 8 + (3 * batch_size if private else 0)
         return 4 * self.layout.size * rows
 
-    def _chunks(self, clients: int, batch: int, private: bool) -> Iterator[slice]:
-        """Slices of the clients that are computed together."""
-        length = clients if self.chain is None else self.chunk_length(batch, private)
-        count = max(1, -(-clients // length))
-        for number in range(count):
-            yield slice(number * clients // count, (number + 1) * clients // count)
+    def block_length(self, clients: int, threads: int, batch_size: int, private: bool) -> int:
+        """How many of ``clients`` are best given to ``train`` at once, with so many threads that each train a block.
+
+        A chunk or a few (a large model's updates should not leave the cache before they are added up), but not so few
+        clients of a small model that the threads wait for Python more than they compute.
+        """
+        if self.chain is None:
+            return clients
+        longest = max(4, self.chunk_length(batch_size, private), self._loop_length if private else 0)
+        return min(clients, longest, max(-(-clients // threads), longest // 4))
 
     def chunk_length(self, batch: int, private: bool) -> int:
-        """How many clients are trained together: as many as fit the cache, or a share of the device's memory."""
+        """How many clients go through the chain together: as many as fit the cache, or a share of the device."""
         assert self.chain is not None
-        memory = CPU_CHUNK_BYTES if self.task.features.device.type == "cpu" else DEVICE_CHUNK_BYTES
-        return max(1, memory // self.chain.bytes_per_client(batch, private))
+        return max(1, self._chunk_bytes // self.chain.bytes_per_client(batch, private))
+
+    @property
+    def _loop_length(self) -> int:
+        """How many clients the loop for any optimizer takes: every step costs time of its own there."""
+        return self._chunk_bytes // (4 * STATE * self.layout.size)
+
+    @property
+    def _chunk_bytes(self) -> int:
+        return CPU_CHUNK_BYTES if self.task.features.device.type == "cpu" else DEVICE_CHUNK_BYTES
+
+    def _chunks(self, clients: int, batch: int, private: bool) -> Iterator[slice]:
+        return _pieces(clients, clients if self.chain is None else self.chunk_length(batch, private))
 
     def _clipped(self, weights: Tensor, batch: Batch, clip_norm: float, per_layer: bool) -> tuple[Tensor, Tensor]:
         sizes = self.layout.sizes if per_layer else None
@@ -137,9 +159,19 @@ def _chain_of(module: nn.Module, task: Classification) -> tuple[Chain | None, st
         return None, str(obstacle)
 
 
-def _part(batch: Batch, rows: slice) -> Batch:
-    """Some of the clients of a batch."""
-    return Batch(batch.features[rows], batch.labels[rows], batch.mask[rows], [m[rows] for m in batch.dropout_masks])
+def _pieces(count: int, length: int) -> Iterator[slice]:
+    """As many slices as it takes for none to be longer than ``length``, all about as long."""
+    pieces = max(1, -(-count // max(1, length)))
+    for number in range(pieces):
+        yield slice(number * count // pieces, (number + 1) * count // pieces)
+
+
+def _part(batch: Batch, rows: slice | Tensor) -> Batch:
+    """Some of the clients of a batch, without the places that are padding for them all, where looking costs nothing."""
+    mask = batch.mask[rows]
+    width = int(mask.any(0).nonzero().max()) + 1 if mask.device.type == "cpu" and mask.any() else mask.shape[1]
+    masks = [own[rows, :width] for own in batch.dropout_masks]
+    return Batch(batch.features[rows, :width], batch.labels[rows, :width], mask[:, :width], masks)
 
 
 def _slices(batch: Batch, length: int) -> Iterator[Batch]:

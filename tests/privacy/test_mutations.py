@@ -408,12 +408,12 @@ def _one_stream(right: Any) -> Any:
 
 
 def _one_step(right: Any) -> Any:
-    return lambda self, totals, counts, step: right(self, totals, counts, 0)
+    return lambda self, totals, counts, step, *how: right(self, totals, counts, 0, *how)
 
 
 def _noise_of_one_client(right: Any) -> Any:
-    def release(self: Any, totals: Any, counts: Any, step: int) -> Any:
-        return right(replace(self, clients=np.zeros_like(self.clients)), totals, counts, step)
+    def release(self: Any, *how: Any) -> Any:
+        return right(replace(self, clients=np.zeros_like(self.clients)), *how)
 
     return release
 

@@ -305,6 +305,18 @@ def test_chunks_slices_and_threads_change_nothing(algorithm, private, monkeypatc
         torch.testing.assert_close(updates[0], whole.updates[number % 4], rtol=1e-4, atol=1e-6)
 
 
+def test_small_models_train_in_one_block_and_large_ones_in_small_blocks():
+    def trainer(width):
+        module = built(lambda: nn.Linear(64, width), lambda: nn.Linear(width, CLASSES))
+        return VectorisedTrainer(module, make_task((64,)))
+
+    small, large = trainer(32), trainer(30_000)
+    assert small.block_length(100, 2, 10, private=False) == 100
+    assert large.block_length(100, 2, 10, private=False) == 4
+    assert large.block_length(2, 2, 10, private=False) == 1
+    assert large.bytes_per_client(10, private=True) >= 4 * large.layout.size
+
+
 class Written(nn.Module):
     """A chain written as a class, its layers declared in another order than they are used."""
 

@@ -201,6 +201,16 @@ def test_words_are_those_of_the_key_stream(secure):
     np.testing.assert_array_equal(words, keystream.words(Stream.BATCHES, clients, counts))
 
 
+@pytest.mark.parametrize("secure", [False, True])
+def test_normals_are_those_of_the_key_stream(secure):
+    module, task = chain("logistic")
+    keystream, clients = Keystream(bytes(range(32)), 3, secure), torch.tensor([0, 5, 2**31 + 3])
+    for count in (1, 159, 40_001):
+        found = NativeTrainer(module, task, workers=2).normals(keystream, Stream.LOCAL_NOISE, clients, 9, count)
+        expected = keystream.normals(Stream.LOCAL_NOISE, clients, 9, count)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12 if secure else 1e-5)
+
+
 def test_gradients_alone_are_the_vectorised_trainers(federation):
     """The replay that guards DP-SGD asks for them."""
     made = federation("engine.trainer=native", text=SMALL + EXAMPLE_PRIVACY)

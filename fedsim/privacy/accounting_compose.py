@@ -1,0 +1,240 @@
+"""The sum of many independent privacy losses: tilted, wrapped onto a small window, and solved for epsilon.
+
+Composing is done here because dp-accounting's plain FFT has an absolute error near 1e-12: at 20000 steps and delta
+1e-12 it reports 0.2 % too little. Tilting each loss density by exp(theta l) (the saddle point of Alghamdi et al. 2022,
+arXiv 2208.09595) makes the error relative to delta, and the window that must be transformed small.
+
+A run asks for epsilon after every round, with a few more steps of the same kinds each time. So windows and tilts come
+in few sizes, and the characteristic function of a step is kept: one more step is one more multiple of its logarithm.
+What the answer hangs on is never summed by BLAS, whose order, and so the last bit, changes with the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_CHAINS = 8
+_TILTS: Floats = np.exp2(np.arange(-10, 20, 1 / _CHAINS))  # fine: log moments of a sub-sampled step have a kink
+_EXCESS: Floats = _TILTS * np.log(_TILTS) - (1 + _TILTS) * np.log1p(_TILTS)  # log max (1 - exp(-x)) exp(-tilt x)
+_WINDOW_MASS = 1e-10  # tilted mass that may fall outside the window; it is counted, never dropped
+_LOST = 10.0  # a smaller window may cost a factor of exp(_LOST) in accuracy, of the 1e9 or more that there are to spare
+_WINDOW_POINTS = 1 << 22  # the largest window: about 200 MB while composing
+_KEPT_POINTS = 1 << 20  # the largest window whose spectra are kept, 8 MB each
+_NEGLIGIBLE = 1e-150  # smaller weights are left out: their squares are subnormal, which is slow
+_FAINTEST = -60.0  # logarithm of the smallest frequency that is not left out; rounding is at -36
+_FEW = 1 / 32  # a share of frequencies below which they are summed one by one, which is quicker than an FFT
+_DELTA_SLACK = 1e-7  # relative to delta: what is given away for rounding (below 1e-9) and for a shorter tail
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A one-step loss distribution: ``masses`` at the multiples of ``interval`` from ``first`` on, and at infinity."""
+
+    first: int
+    masses: Floats
+    infinity: float
+    interval: float
+    log_moments: Floats
+
+    @classmethod
+    def of(cls, first: int, masses: Floats, infinity: float, interval: float) -> Grid:
+        """A grid with its log moments."""
+        return cls(first, masses, infinity, interval, _log_moments(first, masses, interval))
+
+    @property
+    def last(self) -> int:
+        """The number of the largest finite loss."""
+        return self.first + len(self.masses) - 1
+
+
+def _log_moments(first: int, masses: Floats, interval: float) -> Floats:
+    """log E exp(theta loss) for theta in _TILTS, by squaring weights (an exp for each tilt would dominate the cost)."""
+    below = -interval * np.arange(len(masses) - 1, -1, -1, dtype=np.float64)
+    top = (first + len(masses) - 1) * interval
+    moments: Floats = np.empty_like(_TILTS)
+    for chain in range(_CHAINS):
+        weights, kept = np.exp(_TILTS[chain] * below), masses
+        for i in range(chain, len(_TILTS), _CHAINS):
+            start = int(np.searchsorted(weights, _NEGLIGIBLE))
+            weights, kept = weights[start:], kept[start:]
+            moments[i] = _TILTS[i] * top + math.log(kept @ weights)
+            weights = weights * weights
+    return moments
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A tilt, the losses between which the tilted sum lies, and the log of the tilted mass that may lie outside."""
+
+    tilt: float
+    low: float
+    high: float
+    outside: float
+
+
+def _window(totals: Floats, edges: Floats, delta: float, from_zero: bool) -> _Window:
+    """Choose the tilt, and bound where all but a negligible part of the tilted sum lies (Chernoff on either side).
+
+    The tilt with the smallest bound on epsilon is the most accurate one. But half of it, or less, often makes the
+    window far smaller: when steps sample rarely, the tilted sum has a second hump far out. So of the powers of two
+    below it that lose at most _LOST to it, the one with the smallest window is taken, with less mass left outside.
+    ``totals`` are log moments, ``edges`` the smallest and the largest loss.
+    """
+    bounds = (totals - math.log(delta)) / _TILTS
+    best = float(bounds.min())
+    octaves = np.arange(0, 1 if from_zero else int(np.argmin(bounds)) + 1, _CHAINS)
+    lost = _TILTS[octaves] * (bounds[octaves] - best)
+    fit = lost <= max(_LOST, lost[-1])
+    octaves, outside = octaves[fit], math.log(_WINDOW_MASS) - lost[fit]
+    apart = np.append(0.0, _TILTS) - _TILTS[octaves, None]
+    slopes = np.append(0.0, totals) - totals[octaves, None] - outside[:, None]
+    np.divide(slopes, apart, out=slopes, where=apart != 0)
+    lows = np.max(slopes, axis=1, initial=edges[0], where=apart < 0)
+    highs = np.min(slopes, axis=1, initial=math.inf, where=apart > 0)
+    highs = np.minimum(np.maximum(highs, best), edges[1])  # above the bound, what is missed weighs little in delta
+    chosen = int(np.argmin(highs - lows))
+    low = min(float(lows[chosen]), 0.0) if from_zero else float(lows[chosen])
+    return _Window(float(_TILTS[octaves[chosen]]), low, float(highs[chosen]), float(outside[chosen]))
+
+
+def _length(points: int) -> int:
+    """The length of a quick FFT that is at least ``points``: one of four in every power of two."""
+    unit = 1 << max(0, points.bit_length() - 3)
+    return unit * -(-points // unit)
+
+
+@lru_cache(maxsize=16)
+def _log_spectrum(grid: Grid, tilt: float, points: int) -> tuple[Floats, Floats, float]:
+    """Log of the size, and phase, of a tilted step's characteristic function, and the log of its normaliser."""
+    below = grid.interval * tilt * np.arange(1 - len(grid.masses), 1)
+    start = int(np.searchsorted(below, math.log(_NEGLIGIBLE)))
+    index = np.arange(grid.first + start, grid.last + 1)
+    weights = grid.masses[start:] * np.exp(below[start:])
+    total = float(weights.sum())
+    spectrum = np.fft.rfft(np.bincount(index % points, weights=weights / total, minlength=points))
+    sizes = np.log(np.maximum(np.abs(spectrum), _NEGLIGIBLE))
+    return sizes, np.angle(spectrum), math.log(total) + tilt * grid.interval * grid.last
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """The tilted density of a sum of losses as its lower frequencies; ``start`` is the number of its first loss."""
+
+    spectrum: npt.NDArray[np.complex128]
+    points: int
+    start: int
+    interval: float
+    tilt: float
+    log_total: float
+
+    @classmethod
+    def of(cls, grids: Sequence[Grid], counts: Sequence[int], window: _Window) -> _Sum:
+        """Sum ``counts`` losses of each grid; what lies outside the window is wrapped into it."""
+        interval = grids[0].interval
+        start = math.floor(window.low / interval) - 1
+        points = _length(math.ceil(window.high / interval) + 2 - start)
+        log_spectrum = _log_spectrum if points <= _KEPT_POINTS else _log_spectrum.__wrapped__
+        parts = [(count, *log_spectrum(grid, window.tilt, points)) for grid, count in zip(grids, counts, strict=True)]
+        sizes = np.sum([count * size for count, size, _, _ in parts], axis=0)
+        kept = int(np.flatnonzero(sizes > _FAINTEST)[-1]) + 1  # few, as the density of a sum of many losses is smooth
+        phases = np.sum([count * phase[:kept] for count, _, phase, _ in parts], axis=0)
+        spectrum = np.exp(sizes[:kept]) * (np.cos(phases) + 1j * np.sin(phases))
+        log_total = sum(count * total for count, _, _, total in parts)
+        return cls(spectrum, points, start, interval, window.tilt, log_total)
+
+    @property
+    def first(self) -> int:
+        """The number of the first loss that can be epsilon, which is not negative."""
+        return max(self.start, 0)
+
+    @property
+    def last(self) -> int:
+        """The number of the last loss."""
+        return self.start + self.points - 1
+
+    def epsilon(self, delta: float) -> float:
+        """Solve sum masses (1 - exp(epsilon - loss))+ = delta for epsilon at or above the first loss."""
+        few = len(self.spectrum) <= _FEW * self.points
+        tails = _series(self) if few else _masses(self, delta)
+        low, high = self.first - 1, self.last  # the sum is larger than delta at low, and not at high
+        while high - low > 1:
+            middle = (low + high) // 2
+            above, scaled = tails(middle)
+            low, high = (middle, high) if above - scaled > delta else (low, middle)
+        if low < self.first:
+            return self.first * self.interval
+        above, scaled = tails(high)
+        return high * self.interval + math.log((above - delta) / scaled)
+
+
+Tails = Callable[[int], tuple[float, float]]
+"""Of the number of a loss l: the mass at losses l and above, and that mass times exp(l - loss)."""
+
+
+def _masses(total: _Sum, delta: float) -> Tails:
+    """The tails by way of the density itself, one inverse FFT."""
+    density = np.roll(np.fft.irfft(total.spectrum, total.points), -(total.start % total.points))
+    first, losses = total.first, np.arange(total.first, total.last + 1) * total.interval
+    masses = np.maximum(density[first - total.start :], 0.0)
+    masses *= np.exp(np.minimum(total.log_total - total.tilt * losses, 700.0))
+    tail = np.append(np.cumsum(masses[::-1])[::-1], 0.0)
+    end = max(1, int(np.searchsorted(-tail, -_DELTA_SLACK * delta)))  # beyond it losses count as infinite: it is faster
+
+    def tails(loss: int) -> tuple[float, float]:
+        index = loss - first
+        return float(tail[index]), float((np.exp(losses[index] - losses[index:end]) * masses[index:end]).sum())
+
+    return tails
+
+
+def _series(total: _Sum) -> Tails:
+    """The tails frequency by frequency, where each is a geometric series up to the window's end."""
+    tilts = total.interval * np.array([[total.tilt], [total.tilt + 1]])
+    turns = 2j * math.pi / total.points * np.arange(len(total.spectrum))
+    weights = total.spectrum * np.where(turns == 0, 1, 2) / (total.points * -np.expm1(turns - tilts))
+    beyond = (weights * np.exp(turns * (total.last + 1))).sum(axis=1).real
+
+    def tails(loss: int) -> tuple[float, float]:
+        sums = (weights * np.exp(turns * loss)).sum(axis=1).real
+        sums -= beyond * np.exp((loss - total.last - 1) * tilts[:, 0])
+        sums *= math.exp(min(total.log_total - float(tilts[0, 0]) * loss, 700.0))
+        return float(sums[0]), float(sums[1])
+
+    return tails
+
+
+def composed_epsilon(
+    grids: Sequence[Grid], counts: Sequence[int], delta: float, floor: float = 0.0, from_zero: bool = False
+) -> float | None:
+    """Epsilon of the sum of ``counts`` losses of each grid, or ``floor`` where that is larger.
+
+    None where the window would need too many points at the grids' interval. ``from_zero`` hardly tilts at all.
+    """
+    interval, times = grids[0].interval, np.array(counts, np.float64)[:, None]
+    target = delta * (1 - _DELTA_SLACK) - sum(count * grid.infinity for grid, count in zip(grids, counts, strict=True))
+    if target <= 0:
+        return math.inf
+    totals = (times * [grid.log_moments for grid in grids]).sum(axis=0)
+    if float(np.min((totals - math.log(target) + _EXCESS) / _TILTS)) <= floor:
+        return floor
+    edges = (times * [(grid.first, grid.last) for grid in grids]).sum(axis=0) * interval
+    window = _window(totals, edges, delta, from_zero)
+    if (window.high - window.low) / interval > _WINDOW_POINTS - 4:
+        return None
+    total = _Sum.of(grids, counts, window)
+    if total.last < 0:
+        return floor
+    if window.high < edges[1]:  # what lies above the window has at most this much untilted mass: it counts as infinite
+        target -= math.exp(window.outside + min(total.log_total - window.tilt * total.last * interval, 0.0))
+    value = total.epsilon(target) if target > 0 else math.inf
+    if 0 < value <= total.first * interval and not from_zero:  # below the window: the tilt put it too high
+        return composed_epsilon(grids, counts, delta, floor, from_zero=True)
+    return max(value, floor)
