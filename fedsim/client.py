@@ -188,7 +188,7 @@ def _add_noised(
 
 
 def blocks(federation: Federation, clients: Indices) -> list[Indices]:
-    """Slices of the cohort that fit the memory budget together, and are at least as many as train at once.
+    """Slices of the cohort as the trainer wants them, that fit the memory budget together.
 
     Clients of like size stay together, so that little is padded.
     """
@@ -196,9 +196,10 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
         return []
     local, trainer = federation.scenario.algorithm.local, federation.trainer
     threads = min(federation.workers, trainer.parallel_blocks)
-    per_client = trainer.bytes_per_client(local.batch_size, federation.plan.example is not None)
+    private = federation.plan.example is not None
+    per_client = trainer.bytes_per_client(local.batch_size, private)
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
-    length = max(1, min(fitting, -(-len(clients) // threads)))
+    length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
     return [by_size[start : start + length] for start in range(0, len(by_size), length)]
 

@@ -137,7 +137,8 @@ def cross_check(composition: Composition, delta: float) -> CrossCheck:
     error of 0.01; either may lie below the reported epsilon by that one's discretisation error only. Twice 1e-3 of
     epsilon and 1e-3 allow five times the errors that are found when the accountants are compared.
     """
-    pld, rdp, prv = epsilon(composition, delta), rdp_epsilon(composition, delta), prv_epsilon(composition, delta)
+    pld, prv = epsilon(composition, delta), prv_epsilon(composition, delta)
+    rdp = rdp_epsilon(composition, delta, True)
     if math.isinf(pld) and math.isinf(rdp):
         return CrossCheck(pld, rdp, prv, 0.0)
     low, apart, slack = max(0.0, pld - rdp), 0.0 if prv is None else prv - pld, 1e-3 * pld + 1e-4

@@ -49,6 +49,7 @@ class Balance:
         self._next = max(states) + 1
         self._bounds: list[tuple[float, int, int]] = []  # a heap of (-bound, how it was found, number of the state)
         self._unbounded = list(states)
+        self._within: dict[tuple[int, Event, int], bool] = {}
 
     def add(self, event: Event, count: int, clients: Ids | None) -> None:
         """Charge ``count`` events to some clients, or to all of them (None)."""
@@ -85,6 +86,19 @@ class Balance:
         states = map(_State, [compositions[old] for old in olds.tolist()], values[news].tolist(), members.tolist())
         self.state, self._deltas = state.astype(np.int32), deltas
         self._take(dict(enumerate(states)))
+
+    def within(self, state: int, event: Event, count: int, limit: float) -> bool:
+        """Whether a client of this state may spend these events too; the same few questions come every round.
+
+        The RDP bound is cheap and never below the reported number, so it often settles it. ``limit`` never changes.
+        """
+        question = (state, event, count)
+        if question not in self._within:
+            if len(self._within) > 4 * len(self.states) + 1000:  # most are of states that nobody is in any more
+                self._within.clear()
+            after, delta = self.after(state, event, count), self.states[state].delta
+            self._within[question] = rdp_epsilon(after, delta) <= limit or prompt_epsilon(after, delta) <= limit
+        return self._within[question]
 
     def largest(self) -> float:
         """The largest epsilon of any client at its delta; computed only for histories that can have it.

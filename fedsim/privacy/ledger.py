@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import BadInput, BudgetExhausted
-from fedsim.privacy.accounting import epsilon, prompt_epsilon, rdp_epsilon, rough_epsilon
+from fedsim.privacy.accounting import epsilon, rdp_epsilon, rough_epsilon
 from fedsim.privacy.balance import Balance as _Balance
 from fedsim.privacy.balance import Deltas
 from fedsim.privacy.events import Composition, Event
@@ -155,9 +155,8 @@ class Ledger:
             return int((~self.affordable(charge)).sum())
         balance, limit = self._balances[charge.unit], self.limits[charge.unit]
         balance.judge(limit.deltas)
-        return sum(
-            state.members for number, state in balance.states.items() if not _fits(balance, number, charge, limit)
-        )
+        asked = (charge.event, charge.count, limit.epsilon)
+        return sum(state.members for number, state in balance.states.items() if not balance.within(number, *asked))
 
     def affordable(self, charge: Charge) -> NDArray[np.bool_]:
         """Which of the charge's clients, who must be named, stay within the unit's limit ``[clients]``."""
@@ -167,7 +166,7 @@ class Ledger:
             return np.ones(len(charge.clients), bool)
         balance.judge(limit.deltas)
         numbers = balance.of(charge.clients)
-        fits = {number: _fits(balance, number, charge, limit) for number in set(numbers)}
+        fits = {number: balance.within(number, charge.event, charge.count, limit.epsilon) for number in set(numbers)}
         return np.array([fits[number] for number in numbers], bool)
 
     def spent(self, unit: Unit, delta: Deltas) -> float:
@@ -214,12 +213,6 @@ class _Transaction:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
-
-
-def _fits(balance: _Balance, number: int, charge: Charge, limit: Limit) -> bool:
-    """Whether a client of this state can pay; the RDP bound is cheap and never below the reported number."""
-    after, delta = balance.after(number, charge.event, charge.count), balance.states[number].delta
-    return rdp_epsilon(after, delta) <= limit.epsilon or prompt_epsilon(after, delta) <= limit.epsilon
 
 
 def max_epsilon(compositions: Iterable[tuple[Composition, float]]) -> float:

@@ -129,7 +129,7 @@ class Chain:
         found: Stack = [[] for _ in self.kernels]
         for number, saved, d in terms:
             squares, own = measured[number]
-            factors = [_own_factors(s, share, batch.mask, bad, rows.dtype) if joint is None else joint for s in squares]
+            factors = [_own_factors(s, share, batch.mask, rows.dtype) if joint is None else joint for s in squares]
             found[number] = self.kernels[number].weighted(saved, d, own, factors, bad)
         return self.rows(found), counts
 
@@ -139,9 +139,8 @@ def loss_gradient(task: Classification, outputs: Tensor, labels: Tensor) -> Tens
     return task.gradient(outputs.flatten(0, 1), labels.flatten()).view(outputs.shape)
 
 
-def _own_factors(squares: Tensor, share: float, mask: Tensor, bad: Tensor | None, dtype: torch.dtype) -> Tensor:
-    factors = clip_factors(squares.sqrt(), share) * mask
-    return narrowed(factors if bad is None else factors.masked_fill(bad, 0), dtype)
+def _own_factors(squares: Tensor, share: float, mask: Tensor, dtype: torch.dtype) -> Tensor:
+    return narrowed(clip_factors(squares.sqrt(), share) * mask, dtype)
 
 
 def _bad(norms: Tensor) -> Tensor | None:

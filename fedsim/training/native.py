@@ -65,13 +65,14 @@ class NativeTrainer(Trainer):
         self._vectorised = VectorisedTrainer(module, task)
         self._description = _Description.of(module, task)
         self._models: dict[bool, int] = {}
+        self._updates = torch.empty(0)
         self._library = library()
         self._library.fedsim_open.restype = ctypes.c_void_p
 
     def train(self, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
         """Train every client from ``start``, on ``workers`` threads."""
         noise, clients = work.noise, len(work.clients)
-        result = Trained(torch.empty(clients, start.numel()))
+        result = Trained(self._room(clients * start.numel()).view(clients, -1))
         noised, unclipped = np.zeros(clients, np.int64), np.zeros(clients)
         kept = _Kept()
         settings = _Settings(
@@ -158,6 +159,12 @@ class NativeTrainer(Trainer):
     def bytes_per_client(self, batch_size: int, private: bool) -> int:
         """One update; a worker's own memory does not grow with the block."""
         return 4 * self.layout.size
+
+    def _room(self, count: int) -> Tensor:
+        """Memory for a block's updates, the same for every block: fresh pages cost as much as filling them."""
+        if self._updates.numel() < count:
+            self._updates = torch.empty(count)
+        return self._updates[:count]
 
     def _model(self, private: bool) -> int:
         if private not in self._models:

@@ -44,7 +44,8 @@ def _pick_torch(scenario: Scenario, module: nn.Module, task: Classification, why
     trainer = VectorisedTrainer(module, task)
     problem = _obstacle(trainer)
     if problem is None:
-        return "vectorised", trainer, f"all clients of a block train as one computation; {why}"
+        how = "all clients of a block train as one computation"
+        return "vectorised", trainer, f"{how} ({trainer.reason}); {why}"
     return "opacus", OpacusTrainer(module, task), f"torch.func.vmap cannot vectorise the model ({problem}); {why}"
 
 

@@ -46,7 +46,7 @@ class Trainer(ABC):
         self.dropout_shapes = _input_shapes(module, self.dropout_layers, task)
 
     def train(self, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
-        """Train every client from ``start``; the updates are in the order of ``work``."""
+        """Train every client from ``start``; the updates, in the order of ``work``, last until the next call."""
         return train_block(self, algorithm, start, work)
 
     def add_clipped(
@@ -76,6 +76,10 @@ class Trainer(ABC):
         self, weights: Float[Tensor, "clients params"], batch: Batch, clip_norm: float, per_layer: bool = False
     ) -> tuple[Float[Tensor, "clients params"], Float[Tensor, " clients"]]:
         """DP-SGD's sums of clipped gradients of each client's real examples, and their centred counts; no noise."""
+
+    def block_length(self, clients: int, threads: int, batch_size: int, private: bool) -> int:
+        """How many of ``clients`` are best given to ``train`` at once, with so many threads that each train a block."""
+        return -(-clients // threads)
 
     @abstractmethod
     def bytes_per_client(self, batch_size: int, private: bool) -> int:

@@ -172,7 +172,9 @@ def make_batch(
     device = task.features.device
     where = torch.from_numpy(np.where(mask, records, 0)).to(device)
     dropped = dropout_masks(work, step, len(places), layers, shapes, device)
-    return Batch(task.features[where], task.labels[where], torch.from_numpy(mask).to(device), dropped)
+    flat, real = where.reshape(-1), torch.from_numpy(mask).to(device)
+    features = task.features.index_select(0, flat).view(*where.shape, *task.features.shape[1:])
+    return Batch(features, task.labels.index_select(0, flat).view(where.shape), real, dropped)
 
 
 def dropout_masks(
