@@ -59,9 +59,9 @@ class Keystream:
         return self._made(stream, step, counter, owner).reshape(16, len(clients), count)
 
     def bits(self, stream: Stream, clients: Tensor, step: int, count: int) -> Tensor:
-        """The first ``count`` words of 32 bits at each client's address, as int64 ``[clients, count]``."""
+        """The first ``count`` words of 32 bits at each client's address, less 2^31, as int32 ``[clients, count]``."""
         words = self.blocks(stream, clients, step, -(-count // 16)).permute(1, 2, 0).flatten(1)
-        return words[:, :count].long() & 0xFFFFFFFF
+        return words[:, :count].bitwise_xor(-(2**31))
 
     def words(self, stream: Stream, clients: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.uint64]:
         """The first ``counts[i]`` words of 64 bits of each client's step 0, one client after the other."""

@@ -191,7 +191,7 @@ def dropout_masks(
     words = work.keystream.bits(Stream.DROPOUT, clients, step, longest * sum(sizes))
     parts = words.reshape(len(clients), longest, -1).split(sizes, dim=-1)
     return [
-        ((part >= threshold(layer.p)).float() / (1 - layer.p)).reshape(len(clients), longest, *shape)
+        ((part >= threshold(layer.p) - 2**31).float() / (1 - layer.p)).reshape(len(clients), longest, *shape)
         for layer, shape, part in zip(layers, shapes, parts, strict=True)
     ]
 
