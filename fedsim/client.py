@@ -180,7 +180,7 @@ def _add_noised(
         part = slice(int(rows[0]), int(rows[-1]) + 1)
         clipped, own = clip_rows(trained.updates[part], clip_norm)
         mechanisms = plan.mechanisms(work.clients[part], clip_norm, work.keystream)
-        released = mechanisms.release(clipped, np.zeros(len(clipped)), 0, federation.trainer.normals)
+        released = mechanisms.release(clipped, torch.zeros_like(own), 0, federation.trainer.normals)
         total += weights[part] @ released.totals.double()
         trained.spent.update(released.spent)
         norms.append(own)

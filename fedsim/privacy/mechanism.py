@@ -96,7 +96,7 @@ class Releases:
     """Noised sums ``[clients, params]``, noised counts ``[clients]`` (or None), and the events that were spent."""
 
     totals: Tensor
-    counts: NDArray[np.float64] | None
+    counts: Tensor | None
     spent: Counter[Event]
 
 
@@ -122,7 +122,7 @@ class GaussianSums:
         return np.array(own, np.float64)[self.kinds]
 
     def release(
-        self, totals: Tensor, counts: NDArray[np.float64], step: int, normals: Normals = Keystream.normals
+        self, totals: Tensor, counts: Tensor, step: int, normals: Normals = Keystream.normals
     ) -> Releases:
         """Noise the first rows' sums ``[rows, params]`` and centred counts ``[rows]`` in a step.
 
@@ -138,7 +138,7 @@ class GaussianSums:
         spent = self.spent(np.ones(rows, np.int64))
         if self.count_noise is None:
             return Releases(noised, None, spent)
-        return Releases(noised, counts + self.count_noise * noise[:, size].cpu().numpy(), spent)
+        return Releases(noised, counts + self.count_noise * noise[:, size], spent)
 
     def spent(self, times: NDArray[np.int64]) -> Counter[Event]:
         """The events of rows that were noised so many ``times`` ``[rows]``."""

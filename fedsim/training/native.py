@@ -103,7 +103,7 @@ class NativeTrainer(Trainer):
             settings.noise_stream, settings.count_noise = noise.stream, noise.count_noise or 0.0
         self._library.fedsim_train(ctypes.c_void_p(self._model(noise is not None)), ctypes.byref(settings))
         if noise is not None:
-            result.spent, result.unclipped = noise.spent(noised), float(unclipped.sum())
+            result.spent, result.counts = noise.spent(noised), [torch.from_numpy(unclipped)]
         return result
 
     def add_clipped(

@@ -26,11 +26,19 @@ from fedsim.training.work import Batch, Records, Work, make_batch
 
 @dataclass
 class Trained:
-    """Updates ``[clients, params]`` (weights after minus before), what the noise spent, and the noised counts' sum."""
+    """Updates ``[clients, params]`` (weights after minus before), what the noise spent, and the noised counts.
+
+    The counts stay tensors until they are asked for, so that a device need not wait after every step.
+    """
 
     updates: Tensor
     spent: Counter[Event] = field(default_factory=Counter)
-    unclipped: float = 0.0
+    counts: list[Tensor] = field(default_factory=list)
+
+    @property
+    def unclipped(self) -> float:
+        """The sum of the noised centred counts."""
+        return float(torch.cat(self.counts).sum()) if self.counts else 0.0
 
 
 class Trainer(ABC):
@@ -112,10 +120,10 @@ def step_gradient(trainer: Trainer, weights: Tensor, work: Work, step: int, resu
     if work.noise is None:
         return trainer.plain(weights, batch)
     sums, counts = trainer.clipped(weights, batch, work.noise.clip_norm, work.per_layer)
-    released = work.noise.release(sums, counts.cpu().double().numpy(), step)
+    released = work.noise.release(sums, counts.double(), step)
     result.spent.update(released.spent)
     if released.counts is not None:
-        result.unclipped += float(released.counts.sum())
+        result.counts.append(released.counts)
     return released.totals / work.denominator
 
 

@@ -55,7 +55,7 @@ class VectorisedTrainer(Trainer):
             trained = train_block(self, algorithm, start, part)
             result.updates[rows] = trained.updates
             result.spent.update(trained.spent)
-            result.unclipped += trained.unclipped
+            result.counts += trained.counts
         return result
 
     def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:

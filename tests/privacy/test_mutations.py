@@ -95,7 +95,7 @@ def a_nan_update_is_contained(folder: Path) -> None:
 def noise_comes_from_no_global_generator(folder: Path) -> None:
     before = torch.get_rng_state()
     mechanism.GaussianSum(EVENT, 1.0).release(torch.zeros(100), np.random.default_rng(0))
-    gaussian_sums((EVENT,)).release(torch.zeros(1, 100), np.zeros(1), 0)
+    gaussian_sums((EVENT,)).release(torch.zeros(1, 100), torch.zeros(1), 0)
     after = torch.get_rng_state()
     torch.set_rng_state(before)
     assert torch.equal(before, after)
@@ -105,7 +105,7 @@ def noise_has_the_deviation_of_its_event(folder: Path) -> None:
     """100,000 draws: within 2 %, 9 standard errors."""
     released = mechanism.GaussianSum(Event(1.3), 0.4).release(torch.zeros(100_000), np.random.default_rng(0))
     assert float(released.total.std()) == pytest.approx(1.3 * 0.4, rel=0.02)
-    rows = gaussian_sums((Event(1.3), Event(0.7)), clip_norm=0.4).release(torch.zeros(2, 100_000), np.zeros(2), 0)
+    rows = gaussian_sums((Event(1.3), Event(0.7)), clip_norm=0.4).release(torch.zeros(2, 100_000), torch.zeros(2), 0)
     assert rows.totals.std(dim=1).tolist() == pytest.approx([1.3 * 0.4, 0.7 * 0.4], rel=0.02)
 
 
