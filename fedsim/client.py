@@ -125,9 +125,14 @@ def train_one_block(federation: Federation, job: TrainJob, start: Tensor, work: 
 def _side_by_side(
     federation: Federation, train: Callable[[Indices], BlockSums], parts: list[Indices]
 ) -> Iterator[BlockSums]:
-    """The blocks' sums in their order, as many at once as the trainer can and the scenario allows."""
-    threads = min(len(parts), federation.workers, federation.trainer.parallel_blocks)
-    return _pool(threads).map(train, parts) if threads > 1 else map(train, parts)
+    """The blocks' sums in their order, as many at once as the trainer can and the scenario allows.
+
+    Blocks that may run side by side have one thread each, also where there is only one: threads that share every small
+    operation wait for each other, and for long where another program wants a core.
+    """
+    if federation.trainer.parallel_blocks == 1:
+        return map(train, parts)
+    return _pool(min(federation.workers, federation.trainer.parallel_blocks)).map(train, parts)
 
 
 @cache

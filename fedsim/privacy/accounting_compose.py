@@ -31,6 +31,7 @@ _KEPT_POINTS = 1 << 20  # the largest window whose spectra are kept, 8 MB each
 _NEGLIGIBLE = 1e-150  # smaller weights are left out: their squares are subnormal, which is slow
 _FAINTEST = -60.0  # logarithm of the smallest frequency that is not left out; rounding is at -36
 _FEW = 1 / 32  # a share of frequencies below which they are summed one by one, which is quicker than an FFT
+_CLEAR = 22.0  # where a mass outweighs its tilted one by more than exp(_CLEAR) / delta, rounding is above _DELTA_SLACK
 _DELTA_SLACK = 1e-7  # relative to delta: what is given away for rounding (below 1e-9) and for a shorter tail
 
 
@@ -162,25 +163,31 @@ class _Sum:
 
     def epsilon(self, delta: float) -> float:
         """Solve sum masses (1 - exp(epsilon - loss))+ = delta for epsilon at or above the first loss."""
-        few = len(self.spectrum) <= _FEW * self.points
-        tails = _series(self) if few else _masses(self, delta)
-        low, high = self.first - 1, self.last  # the sum is larger than delta at low, and not at high
+        if len(self.spectrum) <= _FEW * self.points:
+            clear = math.ceil((self.log_total - math.log(delta) - _CLEAR) / (self.tilt * self.interval))
+            found = self._root(_series(self), delta, max(self.first, clear))
+            if found is not None:
+                return found
+        found = self._root(_masses(self, delta), delta, self.first)
+        return self.first * self.interval if found is None else found
+
+    def _root(self, tails: Tails, delta: float, first: int) -> float | None:
+        low, high = first - 1, self.last  # the excess is larger than delta at low, and not at high
         while high - low > 1:
             middle = (low + high) // 2
-            above, scaled = tails(middle)
-            low, high = (middle, high) if above - scaled > delta else (low, middle)
-        if low < self.first:
-            return self.first * self.interval
-        above, scaled = tails(high)
-        return high * self.interval + math.log((above - delta) / scaled)
+            low, high = (middle, high) if tails(middle)[0] > delta else (low, middle)
+        if low < first:
+            return None
+        excess, scaled = tails(high)
+        return high * self.interval + math.log1p((excess - delta) / scaled)
 
 
 Tails = Callable[[int], tuple[float, float]]
-"""Of the number of a loss l: the mass at losses l and above, and that mass times exp(l - loss)."""
+"""Of the number of a loss l: sum masses (1 - exp(l - loss)) and sum masses exp(l - loss), over the losses from l on."""
 
 
 def _masses(total: _Sum, delta: float) -> Tails:
-    """The tails by way of the density itself, one inverse FFT."""
+    """The tails by way of the density itself, one inverse FFT; rounding can only make them larger."""
     density = np.roll(np.fft.irfft(total.spectrum, total.points), -(total.start % total.points))
     first, losses = total.first, np.arange(total.first, total.last + 1) * total.interval
     masses = np.maximum(density[first - total.start :], 0.0)
@@ -190,7 +197,9 @@ def _masses(total: _Sum, delta: float) -> Tails:
 
     def tails(loss: int) -> tuple[float, float]:
         index = loss - first
-        return float(tail[index]), float((np.exp(losses[index] - losses[index:end]) * masses[index:end]).sum())
+        shares = np.expm1(losses[index] - losses[index:end])
+        excess = float(tail[max(index, end)]) - float((shares * masses[index:end]).sum())
+        return excess, float(((shares + 1) * masses[index:end]).sum())
 
     return tails
 
@@ -206,7 +215,7 @@ def _series(total: _Sum) -> Tails:
         sums = (weights * np.exp(turns * loss)).sum(axis=1).real
         sums -= beyond * np.exp((loss - total.last - 1) * tilts[:, 0])
         sums *= math.exp(min(total.log_total - float(tilts[0, 0]) * loss, 700.0))
-        return float(sums[0]), float(sums[1])
+        return float(sums[0] - sums[1]), float(sums[1])
 
     return tails
 
