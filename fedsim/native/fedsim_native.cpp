@@ -21,6 +21,7 @@ struct Worker {
   std::vector<uint32_t> words;
   std::vector<double> precise, total;
   std::vector<float> factors;
+  Chosen chosen;  // the examples of a piece that count
   Worker(const Field* f, const double* numbers, int count, const int64_t* borders, int examples, bool per)
       : net(f, numbers, count, borders, examples, per), weights(net.size), begin(net.size),
         gradient(net.size), velocity(net.size) {}
@@ -70,8 +71,8 @@ struct Worker {
         net.cross_entropy(s.labels, records + done, n, loss_scale);
         net.backward(common, n);
       }
-      Chosen chosen;
-      const float* by = clip(s, common, n, scale, chosen, count);
+      chosen.clear();
+      const float* by = clip(s, common, n, scale, count);
       for (auto& layer : net.layers) layer->collect(common, chosen, by, add);
       add = true;
     }
@@ -79,7 +80,7 @@ struct Worker {
   }
 
   // Which examples count, and by what factor; those whose gradient is NaN or infinite do not.
-  const float* clip(const Settings& s, const Step& common, int n, float scale, Chosen& chosen, double& count) {
+  const float* clip(const Settings& s, const Step& common, int n, float scale, double& count) {
     if (!s.deviations) {
       for (int b = 0; b < n; b++) chosen.push_back(b);
       return nullptr;

@@ -182,6 +182,5 @@ static double squares(const float* p, int64_t count) {
   }
   double rest = 0;
   for (; i < count; i++) rest += (double)p[i] * p[i];
-  for (int l = 0; l < W; l++) rest += total[l];
-  return rest;
+  return rest + summed(total)[0];
 }

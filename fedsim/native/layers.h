@@ -76,15 +76,18 @@ struct Dense : Layer {
   static constexpr int BLOCK = 256;
   int inputs, outputs, columns;
   int64_t weight, bias;  // bias -1: none
-  std::vector<const float*> rows, chosen_rows;
+  std::vector<const float*> rows, grads, chosen_rows;
   std::vector<float*> outs, ins;
   std::vector<const float*> chosen_grads;
   Buffer turned;
   void prepare(int examples, bool) override {
     inputs = (int)in->size();
     columns = padded(outputs);
-    rows.resize(examples); outs.resize(examples); ins.resize(examples);
-    for (int b = 0; b < examples; b++) { rows[b] = in->act(b); outs[b] = out->act(b); ins[b] = in->grad(b); }
+    rows.resize(examples);
+    for (int b = 0; b < examples; b++) {
+      rows[b] = in->act(b);
+      outs.push_back(out->act(b)); ins.push_back(in->grad(b)); grads.push_back(out->grad(b));
+    }
     if (!first) turned.allocate((int64_t)BLOCK * columns);
   }
   Window window() const { return {1, inputs, 0}; }
@@ -96,8 +99,6 @@ struct Dense : Layer {
   void backward(const Step& s, int n) override {
     if (out->mask) mask_by_sign(out->g.data, out->a.data, n * out->size());
     if (first) return;
-    std::vector<const float*> grads(n);
-    for (int b = 0; b < n; b++) grads[b] = out->grad(b);
     for (int k = 0; k < inputs; k += BLOCK) {  // so that what is turned is still in the cache
       int rows = std::min(BLOCK, inputs - k);
       transpose(s.weights + weight + (int64_t)k * columns, columns, rows, columns, turned.data, BLOCK,

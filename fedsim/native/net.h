@@ -151,17 +151,31 @@ struct Net {
   void backward(const Step& s, int n) { for (int i = (int)layers.size(); i-- > 0;) layers[i]->backward(s, n); }
   Values& last() { return *values.back(); }
 
+  // Which lanes from output i on are outputs at all.
+  vi real(int i) const {
+    vi number;
+    for (int l = 0; l < W; l++) number[l] = i + l;
+    return number < outputs;
+  }
+
   // The gradient of each example's cross-entropy, times `scale`, with respect to the outputs.
   void cross_entropy(const int64_t* labels, const int64_t* records, int n, float scale) {
+    int columns = padded(outputs);
     for (int b = 0; b < n; b++) {
       const float* z = last().act(b); float* g = last().grad(b);
-      int columns = padded(outputs);
-      float most = z[0], total = 0;
-      for (int i = 1; i < outputs; i++) most = z[i] > most || z[i] != z[i] ? z[i] : most;
-      for (int i = 0; i < columns; i += W) store(g + i, exponential(load(z + i) - most));
-      for (int i = outputs; i < columns; i++) g[i] = 0;
-      for (int i = 0; i < outputs; i++) total += g[i];
-      for (int i = 0; i < columns; i += W) store(g + i, load(g + i) * (scale / total));
+      vf most = all(-INFINITY), total = {};
+      for (int i = 0; i < columns; i += W) {
+        vf x = real(i) ? load(z + i) : all(-INFINITY);
+        most = x > most || x != x ? x : most;
+      }
+      most = largest(most);
+      for (int i = 0; i < columns; i += W) {
+        vf e = real(i) ? exponential(load(z + i) - most) : vf{};
+        total += e;
+        store(g + i, e);
+      }
+      vf by = scale / summed(total);
+      for (int i = 0; i < columns; i += W) store(g + i, load(g + i) * by);
       g[labels[records[b]]] -= scale;
     }
   }

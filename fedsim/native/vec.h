@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__AVX512F__)
 constexpr int W = 16;
@@ -22,10 +23,19 @@ static inline vf larger(vf a, vf b) { return a > b ? a : b; }
 static inline vf positive(vf a) { return a < 0.0f ? vf{} : a; }  // relu; NaN stays NaN, as in torch
 static inline int padded(int n) { return (n + W - 1) / W * W; }
 
-static inline float sum(vf v) {
-  float total = 0;
-  for (int i = 0; i < W; i++) total += v[i];
-  return total;
+// The same vector with lanes S apart exchanged.
+template <int S, class V, int... I> static inline V swapped(V v, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(v, v, (I ^ S)...);
+}
+template <int S = W / 2, class V> static inline V summed(V v) {  // every lane the sum of all
+  if constexpr (S > 0) return summed<S / 2>(v + swapped<S>(v, std::make_integer_sequence<int, W>()));
+  else return v;
+}
+template <int S = W / 2> static inline vf largest(vf v) {  // every lane the largest of all; NaN if one is
+  if constexpr (S > 0) {
+    vf other = swapped<S>(v, std::make_integer_sequence<int, W>());
+    return largest<S / 2>(other > v || other != other ? other : v);
+  } else return v;
 }
 
 static inline vf from_bits(vi v) { vf f; memcpy(&f, &v, sizeof f); return f; }

@@ -244,6 +244,6 @@ def composed_epsilon(
     if window.high < edges[1]:  # what lies above the window has at most this much untilted mass: it counts as infinite
         target -= math.exp(window.outside + min(total.log_total - window.tilt * total.last * interval, 0.0))
     value = total.epsilon(target) if target > 0 else math.inf
-    if 0 < value <= total.first * interval and not from_zero:  # below the window: the tilt put it too high
+    if 0 < value < window.low and not from_zero:  # the tilt put the window too high
         return composed_epsilon(grids, counts, delta, floor, from_zero=True)
     return max(value, floor)

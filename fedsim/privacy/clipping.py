@@ -29,7 +29,7 @@ def clip_rows(rows: Tensor, clip_norm: float) -> tuple[Tensor, Tensor]:
 
 def centred_count(norms: Tensor, clip_norm: float) -> float:
     """+1/2 for each vector that is not longer than ``clip_norm``, else -1/2."""
-    return float(((norms <= clip_norm).double() - 0.5).sum())
+    return int((norms <= clip_norm).sum()) - len(norms) / 2
 
 
 def add_clipped(total: Tensor, rows: Tensor, clip_norm: float, weights: Tensor) -> Tensor:
