@@ -26,6 +26,7 @@ from benchmarks.workloads import WORKLOADS, make_data
 
 PATIENCE_SECONDS = 10.0  # a workload, for waiting and repeating
 LIMIT_SECONDS = 25.0  # a workload, after which no repetition begins
+REPETITIONS = 5
 QUICK_REPETITIONS = 2
 
 
@@ -44,8 +45,8 @@ def main() -> None:
     choices: Choices = {}
     peers = start_peers(options.peers, options.workloads)
     try:
-        limit = math.inf if options.quick else LIMIT_SECONDS
-        plan = Plan(options.repetitions, limit)
+        # Who names a number gets it, however long it takes.
+        plan = Plan(options.repetitions, math.inf) if options.repetitions else Plan(REPETITIONS, LIMIT_SECONDS)
         results = {name: bench(name, peers, plan, choices) for name in options.workloads}
     finally:
         for process in peers:
@@ -62,11 +63,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the results")
     parser.add_argument("--workloads", type=_names(WORKLOADS), default=list(WORKLOADS), metavar="NAME,NAME")
     parser.add_argument("--peers", type=_names(PEERS), default=[], metavar="NAME,NAME", help="flower, pfl")
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N")
+    parser.add_argument("--repetitions", type=int, metavar="N", help="default: up to 5 in 25 s a workload")
     parser.add_argument("--scaling", action="store_true", help="also curves over cohort and population")
     parser.add_argument("--quick", action="store_true", help="tiny alone, two repetitions")
     options = parser.parse_args()
-    if options.repetitions < 1:
+    if options.repetitions is not None and options.repetitions < 1:
         parser.error("--repetitions must be at least 1")
     if options.quick:
         options.workloads, options.repetitions = ["tiny"], QUICK_REPETITIONS

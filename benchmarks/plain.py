@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.workloads import BATCH, EXAMPLES, LEARNING_RATE, draw_cohort, seeded_model
 
-MICRO_BATCH = 500  # the bare arithmetic's largest batch: larger ones fall out of the caches
+MICRO_BATCH = 100  # the bare arithmetic's largest batch: larger ones fall out of the caches
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 

@@ -31,7 +31,8 @@ _KEPT_POINTS = 1 << 20  # the largest window whose spectra are kept, 8 MB each
 _NEGLIGIBLE = 1e-150  # smaller weights are left out: their squares are subnormal, which is slow
 _FAINTEST = -60.0  # logarithm of the smallest frequency that is not left out; rounding is at -36
 _FEW = 1 / 32  # a share of frequencies below which they are summed one by one, which is quicker than an FFT
-_CLEAR = 22.0  # where a mass outweighs its tilted one by more than exp(_CLEAR) / delta, rounding is above _DELTA_SLACK
+_ROUNDING = 2e-16  # of a sum of tilted masses, at most; it is added
+_CLEAR = 22.0  # log of how many times its tilted mass over delta a mass may be, so that rounding is below _DELTA_SLACK
 _DELTA_SLACK = 1e-7  # relative to delta: what is given away for rounding (below 1e-9) and for a shorter tail
 
 
@@ -172,14 +173,20 @@ class _Sum:
         return self.first * self.interval if found is None else found
 
     def _root(self, tails: Tails, delta: float, first: int) -> float | None:
-        low, high = first - 1, self.last  # the excess is larger than delta at low, and not at high
+        """Epsilon, by bisection; None if it is below the loss of number ``first``."""
+
+        def excess(loss: int) -> float:
+            return tails(loss)[0] + _ROUNDING * self.untilted(loss) - delta
+
+        low, high = first - 1, self.last  # the excess is positive at low, and not at high
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if tails(middle)[0] > delta else (low, middle)
-        if low < first:
-            return None
-        excess, scaled = tails(high)
-        return high * self.interval + math.log1p((excess - delta) / scaled)
+            low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+        return None if low < first else high * self.interval + math.log1p(excess(high) / tails(high)[1])
+
+    def untilted(self, loss: int) -> float:
+        """How many times its tilted mass the mass of a loss is, given its number."""
+        return math.exp(min(self.log_total - self.tilt * self.interval * loss, 700.0))
 
 
 Tails = Callable[[int], tuple[float, float]]
@@ -214,7 +221,7 @@ def _series(total: _Sum) -> Tails:
     def tails(loss: int) -> tuple[float, float]:
         sums = (weights * np.exp(turns * loss)).sum(axis=1).real
         sums -= beyond * np.exp((loss - total.last - 1) * tilts[:, 0])
-        sums *= math.exp(min(total.log_total - float(tilts[0, 0]) * loss, 700.0))
+        sums *= total.untilted(loss)
         return float(sums[0] - sums[1]), float(sums[1])
 
     return tails
