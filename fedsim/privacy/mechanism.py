@@ -121,9 +121,7 @@ class GaussianSums:
         own = [GaussianSum(event, self.clip_norm, self.count_noise).deviation for event in self.events]
         return np.array(own, np.float64)[self.kinds]
 
-    def release(
-        self, totals: Tensor, counts: Tensor, step: int, normals: Normals = Keystream.normals
-    ) -> Releases:
+    def release(self, totals: Tensor, counts: Tensor, step: int, normals: Normals = Keystream.normals) -> Releases:
         """Noise the first rows' sums ``[rows, params]`` and centred counts ``[rows]`` in a step.
 
         ``normals`` may be a faster way to make the key stream's.
