@@ -184,8 +184,9 @@ class _Sum:
             low, high = (middle, high) if excess(middle) > 0 else (low, middle)
         if low < first:
             return None
-        share = excess(high) / tails(high)[1]  # too low where rounding made the excess positive at low
-        return high * self.interval + math.log1p(max(share, math.expm1(-self.interval)))
+        scaled = tails(high)[1]
+        share = excess(high) / scaled if scaled > 0 else -1.0  # too low where rounding made the excess positive at low
+        return high * self.interval + max(math.log1p(share) if share > -1 else -math.inf, -self.interval)
 
     def untilted(self, loss: int) -> float:
         """How many times its tilted mass the mass of a loss is, given its number."""
