@@ -31,7 +31,7 @@ _KEPT_POINTS = 1 << 20  # the largest window whose spectra are kept, 8 MB each
 _NEGLIGIBLE = 1e-150  # smaller weights are left out: their squares are subnormal, which is slow
 _FAINTEST = -60.0  # logarithm of the smallest frequency that is not left out; rounding is at -36
 _FEW = 1 / 32  # a share of frequencies below which they are summed one by one, which is quicker than an FFT
-_ROUNDING = 1e-17  # of a sum of tilted masses, ten times what the tests find; it is added, and tells below delta 1e-11
+_ROUNDING = 1e-16  # of a sum of tilted masses, at most; it is added, which shows where delta is below 1e-11
 _CLEAR = 22.0  # log of how many times its tilted mass over delta a mass may be, so that rounding is below _DELTA_SLACK
 _DELTA_SLACK = 1e-7  # relative to delta: what is given away for rounding (below 1e-9) and for a shorter tail
 
