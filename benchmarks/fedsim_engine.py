@@ -60,9 +60,9 @@ class Consecutive:
 
     kind: str = "consecutive"
 
-    def split(self, labels: np.ndarray[Any, Any], clients: int, rng: np.random.Generator) -> Population:
+    def split(self, examples: Examples, clients: int, rng: np.random.Generator) -> Population:
         """Two arrays, whatever the number of clients."""
-        indices = np.arange(clients * workloads.EXAMPLES, dtype=np.int64) % len(labels)
+        indices = np.arange(clients * workloads.EXAMPLES, dtype=np.int64) % len(examples)
         return Population(indices, np.arange(clients + 1, dtype=np.int64) * workloads.EXAMPLES)
 
 

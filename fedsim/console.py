@@ -125,11 +125,13 @@ def print_tables() -> None:
     from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING
     from fedsim.privacy.sampling import SAMPLINGS
     from fedsim.schedules import SCHEDULES
+    from fedsim.tasks import TASKS
     from fedsim.training import TRAINERS
 
     tables: dict[str, dict[str, Any]] = {
         "data.source": SOURCES,
         "population.partition.kind": PARTITIONS,
+        "task.kind": TASKS,
         "model.name": MODELS,
         "algorithm.name": ALGORITHMS,
         "algorithm.local.schedule.kind": SCHEDULES,

@@ -17,7 +17,7 @@ from fedsim.privacy.planning import make_plan
 from fedsim.privacy.replay import neighbour_replay
 from fedsim.scenario import Scenario
 from fedsim.seeding import Stream, generator
-from fedsim.tasks import Classification
+from fedsim.tasks import TASKS_OF, Task
 from fedsim.training import Trainer, pick_trainer
 from fedsim.training.pick import workers
 
@@ -27,7 +27,7 @@ class Federation:
     """A scenario made concrete; client ids are 0 to ``len(population) - 1``."""
 
     scenario: Scenario
-    task: Classification
+    task: Task
     population: Population
     plan: PrivacyPlan
     module: nn.Module
@@ -57,9 +57,9 @@ def build_federation(scenario: Scenario) -> Federation:
     data = scenario.data.load(scenario.seed)
     clients = scenario.population.clients
     rng = generator(scenario.seed, Stream.PARTITION)
-    population = scenario.population.partition.split(data.train.labels, clients, rng)
-    task = Classification.of(data, device)
-    module = build_model(scenario.model, data.shape, task.outputs, scenario.seed).to(device)
+    population = scenario.population.partition.split(data.train, clients, rng)
+    task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
+    module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)

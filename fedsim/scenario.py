@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
-from fedsim.data import SOURCES, Digits
+from fedsim.data import SOURCES, DataSource, Digits
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
-from fedsim.population import PARTITIONS, Iid
+from fedsim.population import PARTITIONS, Iid, Partition
 from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING, Clipping, FixedClip
 from fedsim.privacy.sampling import SAMPLINGS, All, CohortSampling
 from fedsim.settings import Count, NonNegative, Positive, choice, section
+from fedsim.tasks import TASKS, Objective
 
 if TYPE_CHECKING:
-    from fedsim.data import Mnist
-    from fedsim.population import Dirichlet
-
-    DataChoice = Digits | Mnist
-    PartitionChoice = Iid | Dirichlet
+    DataChoice = DataSource
+    PartitionChoice = Partition
+    TaskChoice = Objective
     ModelChoice = ModelSettings
     AlgorithmChoice = Algorithm
     SamplingChoice = CohortSampling
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 else:
     DataChoice = choice("source", SOURCES)
     PartitionChoice = choice("kind", PARTITIONS)
+    TaskChoice = choice("kind", TASKS)
     ModelChoice = choice("name", MODELS, Custom)
     AlgorithmChoice = choice("name", ALGORITHMS)
     SamplingChoice = choice("kind", SAMPLINGS)
@@ -168,6 +168,7 @@ class Scenario:
     rounds: Count = 10
     data: DataChoice = Digits()
     population: PopulationSettings = PopulationSettings()
+    task: TaskChoice | None = None
     model: ModelChoice = Mlp()
     algorithm: AlgorithmChoice = FedAvg()
     cohort: Cohort = Cohort()

@@ -229,7 +229,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         "seconds": round(seconds, 6),
         "cohort": len(cohort),
         "dropped": dropped,
-        **{name: session.metrics[name] if due else None for name in federation.task.metric_names},
+        **{name: session.metrics[name] if due else None for name in federation.task.objective.metric_names},
         "bytes_up": (len(cohort) - dropped) * model_bytes,
         "bytes_down": len(cohort) * model_bytes,
         "epsilon_example": spent.get("example"),

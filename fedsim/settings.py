@@ -22,6 +22,12 @@ def section(cls: type[T]) -> type[T]:
     return cls
 
 
+class _Pick(Discriminator):
+    """Hashable in spite of its context, so that a choice may be optional."""
+
+    __hash__ = object.__hash__
+
+
 def choice(key: str, table: Mapping[str, type], custom: type | None = None) -> Any:
     """The type "one of the table's entries, picked by ``key``"; with ``custom``, an import path too."""
     entries = dict(table) | ({CUSTOM: custom} if custom else {})
@@ -33,7 +39,7 @@ def choice(key: str, table: Mapping[str, type], custom: type | None = None) -> A
         return name if isinstance(name, str) else None
 
     members = tuple(Annotated[entry, Tag(name)] for name, entry in entries.items())
-    pick = Discriminator(
+    pick = _Pick(
         tag,
         custom_error_type="choice",
         custom_error_message="must be one of {names}",

@@ -105,10 +105,12 @@ def histogram(values: NDArray[Any]) -> dict[str, list[float]]:
     return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
-def _labels(session: Session) -> dict[str, Any]:
+def _labels(session: Session) -> dict[str, Any] | None:
     federation = session.federation
-    classes = federation.task.data.classes
+    data = federation.task.data
+    if data.kind != "classes":
+        return None
     shown = range(min(SHOWN_CLIENTS, len(federation.population)))
-    labels = federation.task.data.train.labels
-    counts = [np.bincount(labels[federation.population.records(i)], minlength=len(classes)).tolist() for i in shown]
-    return {"classes": list(classes), "clients": list(shown), "counts": counts}
+    labels = data.train.labels
+    counts = [np.bincount(labels[federation.population.records(i)], minlength=len(data.names)).tolist() for i in shown]
+    return {"classes": list(data.names), "clients": list(shown), "counts": counts}

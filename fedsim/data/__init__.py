@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsim.data.dataset import Dataset, Examples
+from fedsim.data.dataset import Dataset, DataSource, Examples
 from fedsim.data.digits import Digits
 from fedsim.data.idx import Mnist
 
@@ -11,4 +11,4 @@ SOURCES = {
     "mnist": Mnist,  # LeCun et al. 1998
 }
 
-__all__ = ["SOURCES", "Dataset", "Digits", "Examples", "Mnist"]
+__all__ = ["SOURCES", "DataSource", "Dataset", "Digits", "Examples", "Mnist"]

@@ -3,34 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import BadInput
 
+# What the labels are: classes, numbers, or for every token of the features the one that follows it.
+Kind = Literal["classes", "numbers", "tokens"]
+# A partition that spreads labels treats numbers as so many classes of equal size.
+STRATA = 10
+
 
 @dataclass(frozen=True)
 class Examples:
-    """Features ``[n, ...]`` float32 and labels ``[n]`` int64."""
+    """Features ``[n, ...]`` (float32, or int64 tokens), labels, and who owns each example ``[n]`` if the data says so.
 
-    features: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    Labels are classes ``[n]`` int64, numbers ``[n, outputs]`` float32, or following tokens ``[n, length]`` int64, with
+    -1 where there is none.
+    """
+
+    features: NDArray[Any]
+    labels: NDArray[Any]
+    owners: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
+    def strata(self) -> NDArray[np.int64]:
+        """A class for each example ``[n]`` by which label skew is made: its own, or the tenth that its number is in."""
+        if self.labels.ndim == 1:
+            return np.asarray(self.labels, np.int64)
+        if not np.issubdtype(self.labels.dtype, np.floating):
+            raise BadInput("population.partition: texts have no classes to be skewed by; use iid or natural.")
+        order = np.argsort(np.argsort(self.labels[:, 0], kind="stable"))
+        return np.asarray(order * STRATA // len(order), np.int64)
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training examples (private, held by clients) and held-out test examples, with the names of the classes.
+    """Training examples (private, held by clients) and held-out test examples.
 
-    Raises ``BadInput`` when a split is empty, lengths differ, a feature is NaN or infinite, or a label is not a class.
+    ``names`` are those of the classes, of the numbers, or the tokens' characters. ``vocabulary`` is how many tokens
+    there are where the features are tokens, else 0; ``owners`` names the natural owners; ``notes`` say what loading
+    counted or left out. Raises ``BadInput`` when a split is empty, lengths differ, a value is NaN or infinite, or a
+    label is not a class.
     """
 
     train: Examples
     test: Examples
-    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    kind: Kind = "classes"
+    vocabulary: int = 0
+    owners: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, split in (("training", self.train), ("test", self.test)):
@@ -44,16 +73,37 @@ class Dataset:
                 f"The {name} data has {len(split.features)} examples and {len(split.labels)} labels; "
                 "both must be equal and not zero."
             )
-        bad = ~np.isfinite(split.features.reshape(len(split), -1)).all(axis=1)
-        if bad.any():
-            raise BadInput(
-                f"The {name} data has {int(bad.sum())} examples with NaN or infinite features "
-                f"(the first is number {int(bad.argmax())}). Remove or repair them."
-            )
-        if split.labels.min() < 0 or split.labels.max() >= len(self.classes):
-            raise BadInput(f"The {name} data has labels outside 0 to {len(self.classes) - 1}.")
+        _check_values(name, "features", split.features, self.vocabulary)
+        _check_values(name, "labels", split.labels, 0 if self.kind == "numbers" else len(self.names))
+        if split.owners is not None and (len(split.owners) != len(split) or split.owners.max() >= len(self.owners)):
+            raise BadInput(f"The {name} data has owners that are not among the {len(self.owners)} named.")
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one example's features."""
         return self.train.features.shape[1:]
+
+
+def _check_values(name: str, what: str, values: NDArray[Any], count: int) -> None:
+    """Whole numbers below ``count``, or finite numbers where it is 0; a label of -1 stands for none in texts."""
+    if count:
+        if values.min() < (-1 if values.ndim > 1 and what == "labels" else 0) or values.max() >= count:
+            raise BadInput(f"The {name} data has {what} outside 0 to {count - 1}.")
+        return
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if bad.any():
+        raise BadInput(
+            f"The {name} data has {int(bad.sum())} examples with NaN or infinite {what} "
+            f"(the first is number {int(bad.argmax())}). Remove or repair them."
+        )
+
+
+class DataSource(Protocol):
+    """What an entry of the table of sources offers."""
+
+    @property
+    def source(self) -> str:
+        """The source's name in the table, or its import path."""
+
+    def load(self, seed: int) -> Dataset:
+        """The data set; raises ``BadInput`` that says what is missing or wrong."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedsim.models.build import ModelSettings, build_model
+from fedsim.models.build import ModelSettings, Signature, build_model
 from fedsim.models.cnn import Cnn
 from fedsim.models.custom import Custom
 from fedsim.models.mlp import Mlp
@@ -12,4 +12,4 @@ MODELS = {
     "cnn": Cnn,  # LeCun et al. 1998
 }
 
-__all__ = ["MODELS", "Cnn", "Custom", "Mlp", "ModelSettings", "build_model"]
+__all__ = ["MODELS", "Cnn", "Custom", "Mlp", "ModelSettings", "Signature", "build_model"]

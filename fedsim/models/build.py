@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -14,6 +15,20 @@ from fedsim.models.layers import dropout_layers, initialise, replace_dropout
 from fedsim.seeding import Stream, torch_generator
 
 
+@dataclass(frozen=True)
+class Signature:
+    """The shapes of what a model takes and returns for one example; it takes ``vocabulary`` tokens, or numbers if 0."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    vocabulary: int = 0
+
+    def zeros(self, examples: int, device: torch.device | None = None) -> Tensor:
+        """Some examples of zeros."""
+        dtype = torch.int64 if self.vocabulary else torch.float32
+        return torch.zeros(examples, *self.inputs, dtype=dtype, device=device)
+
+
 class ModelSettings(Protocol):
     """What an entry of the table of models offers."""
 
@@ -21,11 +36,11 @@ class ModelSettings(Protocol):
     def name(self) -> str:
         """The model's name in the table, or its import path."""
 
-    def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
-        """A module from ``[batch, *shape]`` to ``[batch, outputs]``."""
+    def build(self, signature: Signature) -> nn.Module:
+        """A module from ``[batch, *inputs]`` to ``[batch, *outputs]``."""
 
 
-def build_model(settings: ModelSettings, shape: tuple[int, ...], outputs: int, seed: int) -> nn.Module:
+def build_model(settings: ModelSettings, signature: Signature, seed: int) -> nn.Module:
     """The initialised module in float32; raises ``BadInput`` if one example does not pass through it.
 
     Layers of torch draw their first weights from the global generator; it is forked and seeded here, in this one
@@ -34,26 +49,29 @@ def build_model(settings: ModelSettings, shape: tuple[int, ...], outputs: int, s
     rng = torch_generator(seed, Stream.INIT)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(rng.get_state())
-        module = settings.build(shape, outputs).float()
+        module = settings.build(signature).float()
     replace_dropout(module)
     initialise(module, getattr(settings, "initialisation", "default"), rng)
-    _try_one_example(module, settings.name, shape, outputs)
+    _try_one_example(module, settings.name, signature)
     return module
 
 
-def _try_one_example(module: nn.Module, name: str, shape: tuple[int, ...], outputs: int) -> None:
+def _try_one_example(module: nn.Module, name: str, signature: Signature) -> None:
     if not any(p.requires_grad for p in module.parameters()):
         raise BadInput(f'model.name = "{name}" has no trainable parameter.')
     module.eval()
     try:
         with torch.no_grad():
-            result = module(torch.zeros(2, *shape))
-            draws, passes = _training_pass(module, shape)
+            result = module(signature.zeros(2))
+            draws, passes = _training_pass(module, signature)
     except Exception as error:
-        raise BadInput(f'model.name = "{name}" does not accept examples of {list(shape)}: {error}.') from error
-    if not isinstance(result, Tensor) or tuple(result.shape) != (2, outputs):
+        raise BadInput(
+            f'model.name = "{name}" does not accept examples of {list(signature.inputs)}: {error}.'
+        ) from error
+    if not isinstance(result, Tensor) or tuple(result.shape) != (2, *signature.outputs):
+        wanted = ", ".join(str(size) for size in (2, *signature.outputs))
         shown = list(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
-        raise BadInput(f'model.name = "{name}" returns {shown} for 2 examples; the task needs [2, {outputs}].')
+        raise BadInput(f'model.name = "{name}" returns {shown} for 2 examples; the task needs [{wanted}].')
     if draws:
         raise BadInput(
             f'model.name = "{name}" draws from torch\'s global random generator in training, so a run could not be '
@@ -65,7 +83,7 @@ def _try_one_example(module: nn.Module, name: str, shape: tuple[int, ...], outpu
         )
 
 
-def _training_pass(module: nn.Module, shape: tuple[int, ...]) -> tuple[bool, str]:
+def _training_pass(module: nn.Module, signature: Signature) -> tuple[bool, str]:
     """Whether a pass in training mode uses the global generator; how often a dropout layer is used, if not once."""
     trial = copy.deepcopy(module).train()
     layers, calls = dropout_layers(trial), Counter[nn.Module]()
@@ -74,6 +92,6 @@ def _training_pass(module: nn.Module, shape: tuple[int, ...]) -> tuple[bool, str
         layer.register_forward_pre_hook(lambda layer, _: calls.update([layer]))
     with torch.random.fork_rng(devices=[]):
         before = torch.get_rng_state()
-        trial(torch.zeros(2, *shape))
+        trial(signature.zeros(2))
         draws = not torch.equal(before, torch.get_rng_state())
     return draws, next((str(calls[layer]) for layer in layers if calls[layer] != 1), "")

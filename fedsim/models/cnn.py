@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from fedsim.errors import BadInput
+from fedsim.models.build import Signature
 from fedsim.models.layers import ACTIVATIONS, Activation, Dropout, Initialisation
 from fedsim.models.mlp import Probability, Width, dense_head
 from fedsim.settings import section
@@ -40,8 +42,9 @@ class Cnn:
     dropout: Probability = 0.0
     initialisation: Initialisation = "default"
 
-    def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    def build(self, signature: Signature) -> nn.Module:
         """From ``[batch, channels, height, width]`` to ``[batch, outputs]``; raises ``BadInput`` if it does not fit."""
+        shape = signature.inputs
         if len(shape) != 3:
             raise BadInput(
                 f'model.name = "cnn" needs images [channels, height, width]; an example here is {list(shape)}.'
@@ -60,5 +63,5 @@ class Cnn:
             width = features(torch.zeros(1, *shape)).shape[1]
         except RuntimeError as error:
             raise BadInput(f"model.convolutions do not fit images of {list(shape)}: {error}.") from error
-        head = dense_head([width, *self.hidden, outputs], self.activation, self.dropout)
+        head = dense_head([width, *self.hidden, math.prod(signature.outputs)], self.activation, self.dropout)
         return nn.Sequential(*features, Dropout(self.dropout), *head)

@@ -10,6 +10,7 @@ from torch import nn
 
 from fedsim.errors import BadInput
 from fedsim.imports import load_object
+from fedsim.models.build import Signature
 from fedsim.settings import section
 
 
@@ -21,7 +22,7 @@ class Custom:
     name: Annotated[str, Field(pattern=":")]
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
+    def build(self, signature: Signature) -> nn.Module:
         """The user's module; raises ``BadInput`` if it cannot be imported or built."""
         make = load_object("model.name", self.name)
         try:

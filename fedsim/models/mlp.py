@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
+from fedsim.models.build import Signature
 from fedsim.models.layers import ACTIVATIONS, Activation, Dropout, Initialisation
 from fedsim.settings import section
 
@@ -36,7 +37,8 @@ class Mlp:
     dropout: Probability = 0.0
     initialisation: Initialisation = "default"
 
-    def build(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
-        """A module from ``[batch, *shape]`` to ``[batch, outputs]``."""
-        head = dense_head([math.prod(shape), *self.hidden, outputs], self.activation, self.dropout)
+    def build(self, signature: Signature) -> nn.Module:
+        """A module from ``[batch, *inputs]`` to ``[batch, outputs]``."""
+        widths = [math.prod(signature.inputs), *self.hidden, math.prod(signature.outputs)]
+        head = dense_head(widths, self.activation, self.dropout)
         return nn.Sequential(nn.Flatten(), *head)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from fedsim.data.dataset import Examples
 from fedsim.population.population import Indices, Population, check_enough
 from fedsim.settings import section
 
@@ -25,8 +26,9 @@ class Dirichlet:
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
     min_size: Annotated[int, Field(ge=1)] = 1
 
-    def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> Population:
-        """Split records by label ``[n]``; raises ``BadInput`` when ``min_size`` cannot be met."""
+    def split(self, examples: Examples, clients: int, rng: np.random.Generator) -> Population:
+        """Split records by label; raises ``BadInput`` when ``min_size`` cannot be met."""
+        labels = examples.strata
         check_enough(len(labels), clients, self.min_size)
         owners = np.empty(len(labels), np.int64)
         for label in np.unique(labels):

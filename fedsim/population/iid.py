@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from fedsim.population.population import Indices, Population, check_enough
+from fedsim.data.dataset import Examples
+from fedsim.population.population import Population, check_enough
 from fedsim.settings import section
 
 
@@ -18,9 +19,9 @@ class Iid:
 
     kind: Literal["iid"] = "iid"
 
-    def split(self, labels: Indices, clients: int, rng: np.random.Generator) -> Population:
+    def split(self, examples: Examples, clients: int, rng: np.random.Generator) -> Population:
         """Deal the shuffled records ``[n]`` out to the clients; raises ``BadInput`` if a client would get none."""
-        check_enough(len(labels), clients, 1)
-        order = rng.permutation(len(labels)).astype(np.int64)
-        bounds = (np.arange(clients + 1) * len(labels)) // clients
+        check_enough(len(examples), clients, 1)
+        order = rng.permutation(len(examples)).astype(np.int64)
+        bounds = (np.arange(clients + 1) * len(examples)) // clients
         return Population(order, bounds.astype(np.int64))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.dataset import Examples
 from fedsim.errors import BadInput
 
 Indices = NDArray[np.int64]
@@ -45,6 +47,17 @@ class Population:
         order = np.argsort(owners, kind="stable").astype(np.int64)
         sizes = np.bincount(owners, minlength=clients)
         return cls(order, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+
+class Partition(Protocol):
+    """What an entry of the table of partitions offers."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in the table."""
+
+    def split(self, examples: Examples, clients: int, rng: np.random.Generator) -> Population:
+        """Give each of the clients its records; raises ``BadInput`` if that cannot be done."""
 
 
 def check_enough(records: int, clients: int, min_size: int) -> None:

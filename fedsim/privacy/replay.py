@@ -74,7 +74,7 @@ class _Replay:
             for layer, shape in zip(trainer.dropout_layers, trainer.dropout_shapes, strict=True)
         ]
         weights = _stirred(trainer, start.cpu().to(dtype), rng)
-        return cls(trainer, weights, _cast(features, dtype), labels, masks)
+        return cls(trainer, weights, _cast(features, dtype), _cast(labels, dtype), masks)
 
     def gradient(self, rows: Tensor, factors: Tensor) -> Tensor:
         """Gradient ``[params]`` of the sum of ``factors * losses`` of some records in one batch, by plain autograd."""

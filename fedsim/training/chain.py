@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsim.privacy.clipping import clip_factors, narrowed
-from fedsim.tasks import Classification
+from fedsim.tasks import Task
 from fedsim.training.kernels import (
     ActivateKernel,
     ChannelsLastKernel,
@@ -98,7 +98,7 @@ class Chain:
                 yield number, saved, delta
             delta = below
 
-    def gradient(self, rows: Tensor, batch: Batch, task: Classification) -> Tensor:
+    def gradient(self, rows: Tensor, batch: Batch, task: Task) -> Tensor:
         """Gradient ``[clients, params]`` of each client's mean loss over its real examples."""
         mask = batch.mask.to(rows.dtype).unsqueeze(2)
         parameters = self.load(rows)
@@ -112,7 +112,7 @@ class Chain:
         return self.rows(found)
 
     def clipped(
-        self, rows: Tensor, batch: Batch, task: Classification, clip_norm: float, per_layer: bool
+        self, rows: Tensor, batch: Batch, task: Task, clip_norm: float, per_layer: bool
     ) -> tuple[Tensor, Tensor]:
         """Sums ``[clients, params]`` of the real examples' clipped gradients, and their centred counts."""
         parameters = self.load(rows)
@@ -134,9 +134,9 @@ class Chain:
         return self.rows(found), counts
 
 
-def loss_gradient(task: Classification, outputs: Tensor, labels: Tensor) -> Tensor:
+def loss_gradient(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
     """Gradient of every example's own loss with respect to its outputs ``[clients, batch, outputs]``."""
-    return task.gradient(outputs.flatten(0, 1), labels.flatten()).view(outputs.shape)
+    return task.gradient(outputs.flatten(0, 1), labels.flatten(0, 1)).view(outputs.shape)
 
 
 def _own_factors(squares: Tensor, share: float, mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim.algorithms import Algorithm
-from fedsim.tasks import Classification
+from fedsim.tasks import Task
 from fedsim.training.chain import Chain, Stack, loss_gradient
 from fedsim.training.trainer import Trainer
 from fedsim.training.work import Work, dropout_masks
@@ -55,7 +55,7 @@ class _Batch:
     shares: Tensor
 
 
-def _batches(task: Classification, work: Work, dtype: torch.dtype) -> Iterator[_Batch]:
+def _batches(task: Task, work: Work, dtype: torch.dtype) -> Iterator[_Batch]:
     """The steps of the clients that still train.
 
     A place without an example repeats one of the client's own: another's could be NaN, and 0 times NaN is NaN.
@@ -71,4 +71,8 @@ def _batches(task: Classification, work: Work, dtype: torch.dtype) -> Iterator[_
         own = records[part]
         flat = own.reshape(-1)
         features, labels = task.features.index_select(0, flat), task.labels.index_select(0, flat)
-        yield _Batch(features.view(*own.shape, *features.shape[1:]), labels.view(own.shape), shares[part].unsqueeze(2))
+        yield _Batch(
+            features.view(*own.shape, *features.shape[1:]),
+            labels.view(*own.shape, *labels.shape[1:]),
+            shares[part].unsqueeze(2),
+        )

@@ -21,7 +21,7 @@ from fedsim.algorithms import Algorithm
 from fedsim.native.build import NoNative, library
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
-from fedsim.tasks import Classification
+from fedsim.tasks import Classification, Task
 from fedsim.training.program import Activate, Conv, Dense, Drop, Flatten, Layer, MaxPool, Norm, NotAChain, program_of
 from fedsim.training.trainer import Trained, Trainer
 from fedsim.training.vectorised import VectorisedTrainer
@@ -59,7 +59,7 @@ class _Settings(ctypes.Structure):
 class NativeTrainer(Trainer):
     """Trains each client whole in one core's cache, natively; gradients alone come from the vectorised trainer."""
 
-    def __init__(self, module: nn.Module, task: Classification, workers: int = 1) -> None:
+    def __init__(self, module: nn.Module, task: Task, workers: int = 1) -> None:
         super().__init__(module, task)
         self.workers = workers
         self._vectorised = VectorisedTrainer(module, task)
@@ -196,7 +196,7 @@ class _Description:
     borders: Ints
 
     @classmethod
-    def of(cls, module: nn.Module, task: Classification) -> _Description:
+    def of(cls, module: nn.Module, task: Task) -> _Description:
         """Raises ``NotAChain`` where net.h has no such layer."""
         rows: list[list[int]] = []
         numbers: list[float] = []
@@ -265,11 +265,13 @@ def _number(layer: Layer) -> float:
     return layer.epsilon if isinstance(layer, Norm) else layer.p if isinstance(layer, Drop) else 0.0
 
 
-def obstacle(module: nn.Module, task: Classification, algorithm: Algorithm, per_layer: bool) -> str | None:
+def obstacle(module: nn.Module, task: Task, algorithm: Algorithm, per_layer: bool) -> str | None:
     """Why a scenario cannot train natively on this machine, or None."""
     local = algorithm.local
     if task.features.device.type != "cpu":
         return "it runs on the CPU"
+    if not isinstance(task.objective, Classification):
+        return f"it knows classification only, not {task.objective.kind}"
     if local.optimizer != "sgd" or not set(local.options) <= SGD_OPTIONS:
         return "it knows SGD with momentum and weight decay only"
     if type(algorithm).transform is not Algorithm.transform:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedsim.params import bind_vector
 from fedsim.privacy.clipping import clip_factors, narrowed
-from fedsim.tasks import Classification
+from fedsim.tasks import Task
 from fedsim.training.trainer import Trainer
 from fedsim.training.work import Batch
 
@@ -27,7 +27,7 @@ PIECE = 256
 class OpacusTrainer(Trainer):
     """Plain PyTorch without privacy; with it, ``GradSampleModule`` and a DP optimizer that contains NaN."""
 
-    def __init__(self, module: nn.Module, task: Classification) -> None:
+    def __init__(self, module: nn.Module, task: Task) -> None:
         super().__init__(module, task)
         self._wrapped: GradSampleModule | None = None
 

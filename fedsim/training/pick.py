@@ -10,7 +10,7 @@ from torch import nn
 from fedsim.errors import BadInput
 from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.scenario import Scenario
-from fedsim.tasks import Classification
+from fedsim.tasks import Task
 from fedsim.training.native import NativeTrainer, obstacle
 from fedsim.training.opacus import OpacusTrainer
 from fedsim.training.trainer import Trainer
@@ -20,7 +20,7 @@ from fedsim.training.work import Batch
 Picked = tuple[str, Trainer, str]
 
 
-def pick_trainer(scenario: Scenario, module: nn.Module, task: Classification) -> Picked:
+def pick_trainer(scenario: Scenario, module: nn.Module, task: Task) -> Picked:
     """The trainer's name, the trainer, and the reason in words; raises ``BadInput`` if the one named cannot be had."""
     wanted, named = scenario.engine.trainer, "named in the scenario"
     if wanted == "vectorised":
@@ -38,7 +38,7 @@ def pick_trainer(scenario: Scenario, module: nn.Module, task: Classification) ->
     return _pick_torch(scenario, module, task, f"not native: {problem}")
 
 
-def _pick_torch(scenario: Scenario, module: nn.Module, task: Classification, why: str) -> Picked:
+def _pick_torch(scenario: Scenario, module: nn.Module, task: Task, why: str) -> Picked:
     if scenario.population.clients == 1:
         return "opacus", OpacusTrainer(module, task), f"there is a single client, so nothing to vectorise over; {why}"
     trainer = VectorisedTrainer(module, task)

@@ -20,7 +20,7 @@ from fedsim.privacy.clipping import add_clipped
 from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
-from fedsim.tasks import Classification
+from fedsim.tasks import Task
 from fedsim.training.work import Batch, Records, Work, make_batch
 
 
@@ -47,7 +47,7 @@ class Trainer(ABC):
     # How many blocks may train at once, each in a thread of its own.
     parallel_blocks = 1
 
-    def __init__(self, module: nn.Module, task: Classification) -> None:
+    def __init__(self, module: nn.Module, task: Task) -> None:
         self.module, self.task = module, task
         self.layout = Layout.of(module)
         self.dropout_layers = dropout_layers(module)
@@ -139,7 +139,7 @@ def _keep_first(optimizer: torch.optim.Optimizer, weights: Tensor, active: int) 
     return kept
 
 
-def _input_shapes(module: nn.Module, layers: list[Dropout], task: Classification) -> list[tuple[int, ...]]:
+def _input_shapes(module: nn.Module, layers: list[Dropout], task: Task) -> list[tuple[int, ...]]:
     """Shape, without the batch, of what enters each dropout layer: found by one evaluation pass of one example."""
     shapes: dict[Dropout, tuple[int, ...]] = {}
 
@@ -150,7 +150,7 @@ def _input_shapes(module: nn.Module, layers: list[Dropout], task: Classification
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     module.eval()
     with torch.no_grad():
-        module(torch.zeros(1, *task.data.shape, device=task.features.device))
+        module(task.signature.zeros(1, task.features.device))
     for hook in hooks:
         hook.remove()
     return [shapes[layer] for layer in layers]

@@ -15,7 +15,7 @@ from torch.func import functional_call, grad, vmap
 
 from fedsim.algorithms import Algorithm
 from fedsim.privacy.clipping import clipped_sums
-from fedsim.tasks import Classification
+from fedsim.tasks import Task
 from fedsim.training.chain import Chain
 from fedsim.training.descent import descend, pull_of
 from fedsim.training.program import NotAChain, program_of
@@ -34,7 +34,7 @@ STATE = 8
 class VectorisedTrainer(Trainer):
     """Batched kernels over clients where the model is a chain, else ``torch.func.vmap``."""
 
-    def __init__(self, module: nn.Module, task: Classification) -> None:
+    def __init__(self, module: nn.Module, task: Task) -> None:
         super().__init__(module, task)
         self.chain, self.reason = _chain_of(module, task)
         if self.chain is not None:
@@ -152,7 +152,7 @@ class VectorisedTrainer(Trainer):
         return self.task.losses(outputs, labels)
 
 
-def _chain_of(module: nn.Module, task: Classification) -> tuple[Chain | None, str]:
+def _chain_of(module: nn.Module, task: Task) -> tuple[Chain | None, str]:
     try:
         return Chain(program_of(module, task.data.shape), task.features.device), "the model is a chain of known layers"
     except NotAChain as obstacle:

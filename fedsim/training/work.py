@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from fedsim.models.layers import Dropout
 from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.mechanism import GaussianSums
 from fedsim.seeding import Stream
-from fedsim.tasks import Classification
+from fedsim.tasks import Task
 
 Records = NDArray[np.int64]
 # Gives each client so many random words of 64 bits ``[clients]``, one client after the other.
@@ -148,8 +148,8 @@ def poisson_batches(
 class Batch:
     """One step's examples of several clients, padded to one length; ``mask`` marks the real ones."""
 
-    features: Float[Tensor, "clients batch ..."]
-    labels: Int[Tensor, "clients batch"]
+    features: Shaped[Tensor, "clients batch ..."]
+    labels: Shaped[Tensor, "clients batch ..."]
     mask: Bool[Tensor, "clients batch"]
     dropout_masks: list[Tensor]
 
@@ -159,9 +159,7 @@ class Batch:
         return [int(count) for count in self.mask.sum(1)]
 
 
-def make_batch(
-    task: Classification, work: Work, step: int, layers: list[Dropout], shapes: list[tuple[int, ...]]
-) -> Batch:
+def make_batch(task: Task, work: Work, step: int, layers: list[Dropout], shapes: list[tuple[int, ...]]) -> Batch:
     """Gather a step of the clients that still train, and their dropout masks (``shapes`` of one example)."""
     active = work.active(step)
     lengths = work.lengths[:active, step]
@@ -174,7 +172,8 @@ def make_batch(
     dropped = dropout_masks(work, step, len(places), layers, shapes, device)
     flat, real = where.reshape(-1), torch.from_numpy(mask).to(device)
     features = task.features.index_select(0, flat).view(*where.shape, *task.features.shape[1:])
-    return Batch(features, task.labels.index_select(0, flat).view(where.shape), real, dropped)
+    labels = task.labels.index_select(0, flat).view(*where.shape, *task.labels.shape[1:])
+    return Batch(features, labels, real, dropped)
 
 
 def dropout_masks(

@@ -22,6 +22,7 @@ from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
+from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
 
@@ -29,6 +30,7 @@ SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 TABLES = {
     "data.source": SOURCES,
     "population.partition.kind": PARTITIONS,
+    "task.kind": TASKS,
     "model.name": MODELS,
     "algorithm.name": ALGORITHMS,
     "algorithm.local.schedule.kind": SCHEDULES,

@@ -45,7 +45,7 @@ def test_digits_are_scikit_learns_records_each_once_in_training_or_test():
     assert len(data.train) + len(data.test) == 1797
     assert len(data.test) == round(0.2 * 1797)
     assert data.shape == (1, 8, 8)
-    assert data.classes == tuple("0123456789")
+    assert data.names == tuple("0123456789")
     assert data.train.features.dtype == np.float32
     assert data.train.labels.dtype == np.int64
     published = load_digits()

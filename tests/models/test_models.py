@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedsim.errors import BadInput
-from fedsim.models import MODELS, Cnn, Custom, Mlp, build_model
+from fedsim.models import MODELS, Cnn, Custom, Mlp, Signature, build_model
 from fedsim.models.cnn import Convolution
 from fedsim.models.layers import ACTIVATIONS, Dropout, dropout_layers, replace_dropout
 from fedsim.params import Layout, bind_vector, vector_of
@@ -48,7 +48,7 @@ def weights_of(module):
 @pytest.mark.parametrize("outputs", [1, 10])
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 12)])
 def test_a_model_gives_one_row_of_outputs_per_example(name, outputs, shape):
-    module = build_model(MODELS[name](), shape, outputs, seed=0)
+    module = build_model(MODELS[name](), Signature(shape, (outputs,)), seed=0)
     for records in (1, 4):
         result = module.eval()(batch(records, shape))
         assert result.shape == (records, outputs)
@@ -58,7 +58,7 @@ def test_a_model_gives_one_row_of_outputs_per_example(name, outputs, shape):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_an_examples_output_does_not_depend_on_the_others_in_the_batch(name):
-    module = build_model(MODELS[name](), SHAPE, 10, seed=0).eval()
+    module = build_model(MODELS[name](), Signature(SHAPE, (10,)), seed=0).eval()
     together = module(batch())
     alone = torch.cat([module(row[None]) for row in batch()])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
@@ -68,7 +68,7 @@ def test_an_examples_output_does_not_depend_on_the_others_in_the_batch(name):
 @pytest.mark.parametrize("how", INITIALISATIONS)
 def test_the_first_parameters_depend_on_the_seed_alone(name, how):
     settings = MODELS[name](initialisation=how)
-    first, again, other = (vector_of(build_model(settings, SHAPE, 10, seed)) for seed in (3, 3, 4))
+    first, again, other = (vector_of(build_model(settings, Signature(SHAPE, (10,)), seed)) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert (first != other).float().mean() > 0.9
 
@@ -79,7 +79,7 @@ def test_building_a_model_leaves_every_global_generator_as_it_was(how):
     numpy_state = np.random.get_state()  # noqa: NPY002
     python_state = random.getstate()
     for model in every_model(initialisation=how, dropout=0.5):
-        build_model(model, SHAPE, 10, seed=0)
+        build_model(model, Signature(SHAPE, (10,)), seed=0)
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert np.random.get_state()[1].tobytes() == numpy_state[1].tobytes()  # noqa: NPY002
     assert random.getstate() == python_state
@@ -87,10 +87,10 @@ def test_building_a_model_leaves_every_global_generator_as_it_was(how):
 
 def test_the_first_parameters_do_not_depend_on_the_global_generator():
     settings = Cnn()
-    first = vector_of(build_model(settings, SHAPE, 10, 0))
+    first = vector_of(build_model(settings, Signature(SHAPE, (10,)), 0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(123)
-        second = vector_of(build_model(settings, SHAPE, 10, 0))
+        second = vector_of(build_model(settings, Signature(SHAPE, (10,)), 0))
     assert torch.equal(first, second)
 
 
@@ -100,13 +100,13 @@ def test_the_first_parameters_do_not_depend_on_the_global_generator():
 @pytest.mark.parametrize("name", having("activation"))
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_activation_is_the_one_named(name, activation):
-    module = build_model(MODELS[name](activation=activation), SHAPE, 10, 0)
+    module = build_model(MODELS[name](activation=activation), Signature(SHAPE, (10,)), 0)
     used = {type(layer) for layer in module.modules() if isinstance(layer, tuple(ACTIVATIONS.values()))}
     assert used == {ACTIVATIONS[activation]}
 
 
 def test_an_mlp_is_the_obvious_product_of_its_matrices():
-    module = build_model(Mlp(hidden=(7, 5), activation="tanh"), SHAPE, 3, 0).eval()
+    module = build_model(Mlp(hidden=(7, 5), activation="tanh"), Signature(SHAPE, (3,)), 0).eval()
     (w1, b1), (w2, b2), (w3, b3) = [(x.weight, x.bias) for x in module.modules() if isinstance(x, nn.Linear)]
     x = batch().reshape(5, 64)
     expected = torch.tanh(torch.tanh(x @ w1.T + b1) @ w2.T + b2) @ w3.T + b3
@@ -115,7 +115,7 @@ def test_an_mlp_is_the_obvious_product_of_its_matrices():
 
 
 def test_an_mlp_without_hidden_layers_is_logistic_regression():
-    module = build_model(Mlp(hidden=()), SHAPE, 10, 0)
+    module = build_model(Mlp(hidden=()), Signature(SHAPE, (10,)), 0)
     assert [tuple(p.shape) for p in module.parameters()] == [(10, 64), (10,)]
     linear = next(layer for layer in module.modules() if isinstance(layer, nn.Linear))
     torch.testing.assert_close(module(batch()), batch().reshape(5, 64) @ linear.weight.T + linear.bias)
@@ -126,7 +126,7 @@ def test_opacus_mnist_example_has_its_26010_parameters():
         Convolution(16, kernel=8, stride=2, padding=3, pool=2, pool_stride=1),
         Convolution(32, kernel=4, stride=2, padding=0, pool=2, pool_stride=1),
     )
-    module = build_model(Cnn(convolutions=convolutions, hidden=(32,)), (1, 28, 28), 10, 0)
+    module = build_model(Cnn(convolutions=convolutions, hidden=(32,)), Signature((1, 28, 28), (10,)), 0)
     assert vector_of(module).numel() == 26_010
 
     class SampleConvNet(nn.Module):
@@ -159,17 +159,17 @@ def test_opacus_mnist_example_has_its_26010_parameters():
 )
 def test_a_convolution_that_does_not_fit_the_image_is_refused(convolution, shape):
     with pytest.raises(BadInput, match=r"model\.convolutions do not fit"):
-        build_model(Cnn(convolutions=(convolution,)), shape, 10, 0)
+        build_model(Cnn(convolutions=(convolution,)), Signature(shape, (10,)), 0)
 
 
 @pytest.mark.parametrize("shape", [(64,), (8, 8), (1, 2, 8, 8)])
 def test_a_cnn_refuses_what_is_no_image(shape):
     with pytest.raises(BadInput, match="needs images"):
-        build_model(Cnn(), shape, 10, 0)
+        build_model(Cnn(), Signature(shape, (10,)), 0)
 
 
 def test_xavier_weights_are_uniform_in_glorots_interval():
-    module = build_model(Mlp(hidden=(200,), initialisation="xavier"), SHAPE, 10, 0)
+    module = build_model(Mlp(hidden=(200,), initialisation="xavier"), Signature(SHAPE, (10,)), 0)
     for weight in weights_of(module):
         bound = (6 / sum(weight.shape)) ** 0.5
         assert weight.abs().max() <= bound
@@ -180,7 +180,7 @@ def test_xavier_weights_are_uniform_in_glorots_interval():
 @pytest.mark.parametrize("model", [Mlp(hidden=(300, 100)), Cnn(convolutions=(Convolution(40), Convolution(60)))])
 def test_weights_have_the_published_standard_deviation_and_biases_are_zero(how, deviation, model):
     settings = type(model)(**{**vars(model), "initialisation": how})
-    module = build_model(settings, SHAPE, 10, 0)
+    module = build_model(settings, Signature(SHAPE, (10,)), 0)
     for weight in weights_of(module):
         # The sample deviation of n normal values is within 5 / sqrt(2 n): false alarm below 10^-6 a layer.
         expected = deviation(weight[0].numel())
@@ -190,7 +190,7 @@ def test_weights_have_the_published_standard_deviation_and_biases_are_zero(how, 
 
 @pytest.mark.parametrize("name", having("initialisation"))
 def test_orthogonal_rows_or_columns_are_orthonormal(name):
-    for weight in weights_of(build_model(MODELS[name](initialisation="orthogonal"), SHAPE, 10, 0)):
+    for weight in weights_of(build_model(MODELS[name](initialisation="orthogonal"), Signature(SHAPE, (10,)), 0)):
         matrix = weight.flatten(1)
         matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         torch.testing.assert_close(matrix @ matrix.T, torch.eye(len(matrix)), rtol=0, atol=1e-5)
@@ -201,7 +201,7 @@ def test_orthogonal_rows_or_columns_are_orthonormal(name):
 
 @pytest.mark.parametrize("name", having("dropout"))
 def test_dropout_is_off_in_evaluation_and_needs_a_mask_in_training(name):
-    with_it, without = (build_model(MODELS[name](dropout=p), SHAPE, 10, 0) for p in (0.4, 0.0))
+    with_it, without = (build_model(MODELS[name](dropout=p), Signature(SHAPE, (10,)), 0) for p in (0.4, 0.0))
     assert [layer.p for layer in dropout_layers(with_it)] == [0.4] * len(dropout_layers(with_it))
     assert dropout_layers(with_it)
     assert not dropout_layers(without)
@@ -309,20 +309,22 @@ def own(tmp_path, monkeypatch):
 
 
 def test_a_users_module_in_the_current_folder_is_built_with_its_settings(own):
-    module = build_model(own("Good", width=6), SHAPE, 10, seed=0)
+    module = build_model(own("Good", width=6), Signature(SHAPE, (10,)), seed=0)
     assert weights_of(module)[0].shape == (6, 64)
     assert module(batch()).shape == (5, 10)
-    again = build_model(own("Good", width=6), SHAPE, 10, seed=0)
+    again = build_model(own("Good", width=6), Signature(SHAPE, (10,)), seed=0)
     assert torch.equal(vector_of(module), vector_of(again))
-    assert not torch.equal(vector_of(module), vector_of(build_model(own("Good", width=6), SHAPE, 10, seed=1)))
+    assert not torch.equal(
+        vector_of(module), vector_of(build_model(own("Good", width=6), Signature(SHAPE, (10,)), seed=1))
+    )
 
 
 def test_a_users_module_is_trained_in_float32(own):
-    assert {p.dtype for p in build_model(own("Double"), SHAPE, 10, 0).parameters()} == {torch.float32}
+    assert {p.dtype for p in build_model(own("Double"), Signature(SHAPE, (10,)), 0).parameters()} == {torch.float32}
 
 
 def test_torchs_dropout_in_a_users_module_is_replaced_at_every_depth(own):
-    module = build_model(own("Good", p=0.3), SHAPE, 10, seed=0)
+    module = build_model(own("Good", p=0.3), Signature(SHAPE, (10,)), seed=0)
     assert not [layer for layer in module.modules() if isinstance(layer, nn.Dropout)]
     assert [layer.p for layer in dropout_layers(module)] == [0.3, 0.25]
 
@@ -364,14 +366,14 @@ def test_replacing_dropout_leaves_the_other_layers_alone():
 @pytest.mark.usefixtures("own")
 def test_a_users_module_that_cannot_serve_is_refused_by_name(path, words):
     with pytest.raises(BadInput) as caught:
-        build_model(Custom(path), SHAPE, 10, seed=0)
+        build_model(Custom(path), Signature(SHAPE, (10,)), seed=0)
     assert f'model.name = "{path}"' in str(caught.value)
     assert words in str(caught.value)
 
 
 def test_settings_that_a_users_class_does_not_take_are_refused(own):
     with pytest.raises(BadInput, match=r"could not be built: .*widht"):
-        build_model(own("Good", widht=3), SHAPE, 10, 0)
+        build_model(own("Good", widht=3), Signature(SHAPE, (10,)), 0)
 
 
 def test_a_dropout_layer_that_stands_in_two_places_becomes_two():
@@ -441,7 +443,7 @@ def test_a_bound_module_sees_later_writes_to_the_vector():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_a_bound_model_computes_with_the_bound_values(name):
-    first, second = (build_model(MODELS[name](), SHAPE, 10, seed).eval() for seed in (0, 1))
+    first, second = (build_model(MODELS[name](), Signature(SHAPE, (10,)), seed).eval() for seed in (0, 1))
     assert not torch.allclose(first(batch()), second(batch()))
     bind_vector(first, vector_of(second))
     torch.testing.assert_close(first(batch()), second(batch()))

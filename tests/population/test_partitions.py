@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedsim.data import Examples
 from fedsim.errors import BadInput
 from fedsim.population import PARTITIONS, Dirichlet, Iid, Population
 from fedsim.seeding import Stream, generator
@@ -16,8 +17,12 @@ def labels_of(records: int, classes: int = 10, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, classes, records)
 
 
+def examples_of(labels: np.ndarray) -> Examples:
+    return Examples(np.zeros((len(labels), 1), np.float32), labels)
+
+
 def split(partition, labels, clients, seed=0) -> Population:
-    return partition.split(labels, clients, generator(seed, Stream.PARTITION))
+    return partition.split(examples_of(labels), clients, generator(seed, Stream.PARTITION))
 
 
 def assert_every_record_once(population: Population, records: int, clients: int) -> None:
@@ -114,7 +119,7 @@ def test_iid_gives_every_record_to_every_client_equally_often():
     counts = np.zeros((clients, records))
     rng = np.random.default_rng(1)
     for _ in range(splits):
-        population = Iid().split(np.zeros(records, np.int64), clients, rng)
+        population = Iid().split(examples_of(np.zeros(records, np.int64)), clients, rng)
         counts[np.repeat(np.arange(clients), population.sizes), population.indices] += 1
     expected = splits / clients
     # Each split permutes the records, so the statistic of doubly centred counts has (10 - 1) * (30 - 1) degrees, times

@@ -11,7 +11,7 @@ from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.mechanism import GaussianSums
 from fedsim.seeding import Stream
-from fedsim.tasks import Classification
+from fedsim.tasks import Classification, Task
 from fedsim.training.work import Work
 
 CLASSES = 5
@@ -21,7 +21,7 @@ def make_task(shape, records=60, seed=0):
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((records, *shape)).astype(np.float32)
     examples = Examples(features, rng.integers(0, CLASSES, records))
-    return Classification.of(Dataset(examples, examples, tuple("abcde")), torch.device("cpu"))
+    return Task.of(Classification(), Dataset(examples, examples, tuple("abcde")), torch.device("cpu"))
 
 
 def seeded(module, seed=0):

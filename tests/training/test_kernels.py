@@ -140,5 +140,5 @@ def test_the_losses_gradient_is_what_autograd_computes():
     rng = torch.Generator().manual_seed(0)
     outputs = torch.randn(9, CLASSES, generator=rng, dtype=torch.float64).requires_grad_()
     labels = torch.randint(0, CLASSES, (9,), generator=rng)
-    expected = torch.autograd.grad(Classification.losses(outputs, labels).sum(), outputs)[0]
-    torch.testing.assert_close(Classification.gradient(outputs.detach(), labels), expected)
+    expected = torch.autograd.grad(Classification().losses(outputs, labels).sum(), outputs)[0]
+    torch.testing.assert_close(Classification().gradient(outputs.detach(), labels), expected)

@@ -21,7 +21,7 @@ from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.mechanism import GaussianSums
 from fedsim.seeding import Stream
-from fedsim.tasks import Classification
+from fedsim.tasks import Classification, Task
 from fedsim.training import NativeTrainer, OpacusTrainer, pick_trainer
 from fedsim.training.work import Work
 from tests.conftest import EXAMPLE_PRIVACY, SMALL
@@ -78,7 +78,7 @@ LOCAL = {
 }
 
 
-def chain(name: str, seed: int = 0) -> tuple[nn.Module, Classification]:
+def chain(name: str, seed: int = 0) -> tuple[nn.Module, Task]:
     """A chain, its weights drawn with a seed, and 60 random records."""
     shape, layers = CHAINS[name]
     with torch.random.fork_rng(devices=[]):
@@ -89,7 +89,7 @@ def chain(name: str, seed: int = 0) -> tuple[nn.Module, Classification]:
             nn.init.normal_(p, std=0.3)
     rng = np.random.default_rng(seed)
     part = Examples(rng.normal(size=(60, *shape)).astype(np.float32), rng.integers(0, CLASSES, 60))
-    return module, Classification.of(Dataset(part, part, tuple("abcde")), torch.device("cpu"))
+    return module, Task.of(Classification(), Dataset(part, part, tuple("abcde")), torch.device("cpu"))
 
 
 def work(private: bool, secure: bool = False, count_noise: float | None = None) -> Work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedsim.data import Examples
 from fedsim.population import Dirichlet
 from fedsim.training.work import Held, epoch_batches
 
@@ -13,7 +14,8 @@ from fedsim.training.work import Held, epoch_batches
 def test_little_is_padded_on_a_skewed_split(clients):
     """60,000 records of 10 classes, Dirichlet 0.1, batches of 10: less than a tenth of the places are empty."""
     rng = np.random.default_rng(0)
-    population = Dirichlet(alpha=0.1).split(np.repeat(np.arange(10), 6000), clients, rng)
+    examples = Examples(np.zeros((60000, 1), np.float32), np.repeat(np.arange(10), 6000))
+    population = Dirichlet(alpha=0.1).split(examples, clients, rng)
     sizes = population.sizes
     assert sizes.max() > 20 * sizes.min()
     steps = -(-sizes // 10)
