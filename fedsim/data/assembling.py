@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.data.columns import NumberLabel
 from fedsim.data.dataset import Dataset, Examples
 from fedsim.data.scaling import Scaling, Unscaled
 from fedsim.data.tabular import Rows, Schema
@@ -31,7 +32,7 @@ def assemble(schema: Schema, rows: Unscaled, scaling: Scaling) -> Dataset:
         schema.names,
         "classes" if labels[0].ndim == 1 else "numbers",
         owners=names,
-        notes=(*counted, *_constant(schema, rows.train), *notes),
+        notes=(*counted, *_constant(schema, rows.train), *notes, *_units(schema)),
     )
 
 
@@ -72,6 +73,15 @@ def _owner_numbers(rows: Rows, names: tuple[str, ...]) -> NDArray[np.int64] | No
         return None
     place = {name: number for number, name in enumerate(names)}
     return np.fromiter((place[name] for name in rows.owners.tolist()), np.int64, len(rows))
+
+
+def _units(schema: Schema) -> list[str]:
+    """A note on each number whose errors are not in its own unit."""
+    scaled = [label for label in schema.labels if isinstance(label, NumberLabel) and (label.mean, label.std) != (0, 1)]
+    return [
+        f"{each.column} counts as (value - {each.mean:g}) / {each.std:g}; its errors are in units of {each.std:g}."
+        for each in scaled
+    ]
 
 
 def _constant(schema: Schema, train: Rows) -> tuple[str, ...]:

@@ -131,8 +131,8 @@ class ClassLabel:
     names: tuple[str, ...]
     codes: dict[str, int]
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        """Classes ``[n]``; a text that is not declared is a fault."""
+    def encode(self, texts: Sequence[str], missing: Collection[str]) -> Encoded:
+        """Classes ``[n]``; a text that is not declared, such as one in ``missing``, is a fault."""
         found = np.fromiter((self.codes.get(text, -1) for text in texts), np.int64, len(texts))
         return Encoded(np.maximum(found, 0), (Fault(self.column, "a label not declared", found < 0),))
 
@@ -150,12 +150,11 @@ class NumberLabel:
         """The column."""
         return (self.column,)
 
-    def encode(self, texts: Sequence[str]) -> Encoded:
-        """Numbers ``[n, 1]``; what is no finite number is a fault."""
-        found = numbers(texts)
-        wrong = ~np.isfinite(found)
-        found[wrong] = self.mean
-        return Encoded(((found - self.mean) / self.std)[:, None], (Fault(self.column, "not a finite number", wrong),))
+    def encode(self, texts: Sequence[str], missing: Collection[str]) -> Encoded:
+        """Numbers ``[n, 1]``; no value, and what is no finite number, is a fault."""
+        found = Numeric(name=self.column).encode(texts, missing)
+        with np.errstate(over="ignore"):  # what overflows is infinite, and the data set refuses that
+            return Encoded((found.values - self.mean) / self.std, found.faults)
 
 
 def _within(missing: Collection[str], texts: Sequence[str], candidates: Mask) -> Mask:

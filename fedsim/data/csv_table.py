@@ -38,6 +38,9 @@ class Csv(Declared):
 
     def read(self, file: Path) -> Table:
         """Every row as texts; raises ``BadInput`` when the file is no such table."""
+        marks = self.separator, self.quote
+        if self.separator == self.quote or set(marks) & {"\n", "\r"}:
+            raise BadInput(f"data.separator and data.quote = {list(marks)}: they must differ and end no line.")
         if self.header and self.columns:
             raise BadInput("data.columns: only used with data.header = false; the header line names the columns.")
         if not self.header and not self.columns:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedsim.data.assembling import assemble, split_rows
-from fedsim.data.columns import ClassLabel, ColumnChoice, Finite, NumberLabel
+from fedsim.data.columns import Categorical, ClassLabel, ColumnChoice, Finite, NumberLabel
 from fedsim.data.dataset import Dataset
 from fedsim.data.files import find_files
 from fedsim.data.scaling import Constants, ScalingChoice, Unscaled
@@ -62,25 +62,22 @@ class Declared(ABC):
 
     def _rows(self, path: str, schema: Schema) -> Rows:
         file = Path(path)
+        if file.name in ("", ".."):
+            raise BadInput(f'data.path = "{path}": it must name a file, not a folder.')
         found = find_files(self.source, str(file.parent), [file.name], "no public address: it is your own file")
         return encode(self.read(found[0]), schema)
 
     def _schema(self) -> Schema:
         names = [feature.name for feature in self.features]
+        if not names:
+            raise BadInput("data.features = []: declare at least one column to learn from.")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise BadInput(f'data.features: the column "{twice}" is declared twice.')
-        for feature in self.features:
-            values = getattr(feature, "values", ("one",))
-            if not feature.parts() or len(set(values)) < len(values):
-                raise BadInput(
-                    f'data.features: the values of "{feature.name}" are {list(values)}; name each once, and at least '
-                    "one (two with drop_first)."
-                )
-        if not names:
-            raise BadInput("data.features = []: declare at least one column to learn from.")
         if self.label in names:
             raise BadInput(f'data.label = "{self.label}": it is among data.features, which would give it away.')
+        for feature in self.features:
+            _check_values(feature)
         return Schema(self.features, (self._label(),), self.client, self.missing, self.bad_rows)
 
     def _label(self) -> ClassLabel | NumberLabel:
@@ -97,3 +94,12 @@ class Declared(ABC):
                 'for example ["no", "yes"].'
             )
         return ClassLabel(self.label, self.classes, {name: code for code, name in enumerate(self.classes)})
+
+
+def _check_values(feature: ColumnChoice) -> None:
+    values = feature.values if isinstance(feature, Categorical) else ()
+    if not feature.parts() or len(set(values)) < len(values):
+        raise BadInput(
+            f'data.features: the values of "{feature.name}" are {list(values)}; name each once, and at least one (two '
+            "with drop_first)."
+        )

@@ -16,6 +16,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.data.files import find_files
 from fedsim.data.scaling import Constants, ScalingChoice, Unscaled
 from fedsim.data.tabular import Rows, Schema, Table, encode, join
+from fedsim.errors import BadInput
 from fedsim.settings import section
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
@@ -36,6 +37,7 @@ FEATURES = (
 )
 # The label counts narrowed vessels, of which FLamby asks whether there is one.
 LABEL = ClassLabel("num", ("healthy", "ill"), {"0": 0, "1": 1, "2": 1, "3": 1, "4": 1})
+LEAST_ROWS = 3
 SCHEMA = Schema(FEATURES, (LABEL,), "hospital", ("?",), "drop")
 
 
@@ -81,6 +83,8 @@ def _split(rows: Rows) -> Split:
     """FLamby's split of one hospital, stratified where there are three of each class."""
     from sklearn.model_selection import train_test_split
 
+    if len(rows) < LEAST_ROWS:
+        raise BadInput(f"A hospital of heart_disease has {len(rows)} usable rows; a split needs {LEAST_ROWS}.")
     counts = np.bincount(rows.labels.astype(np.int64), minlength=2)
     stratify = rows.labels if counts.min() > 2 else None
     train, test = train_test_split(

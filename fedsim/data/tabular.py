@@ -85,7 +85,7 @@ def encode(table: Table, schema: Schema) -> Rows:
     """The table's usable rows; raises ``BadInput`` for columns that are not there and rows that do not fit."""
     missing = {"", *schema.missing}  # an empty field is never a value
     features = [feature.encode(table.column(feature.name), missing) for feature in schema.features]
-    labels = [label.encode(table.column(label.column, "data.label")) for label in schema.labels]
+    labels = [label.encode(table.column(label.column, "data.label"), missing) for label in schema.labels]
     faults = [fault for part in [*features, *labels] for fault in part.faults]
     if schema.client is not None:
         # A column that is a feature too has been judged as one: there a marker may be declared as a value.
