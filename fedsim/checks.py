@@ -30,6 +30,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_relation(scenario),
         *_both_units(scenario),
         *_shared_ledger(scenario),
+        *_scaling(scenario),
         *_weighting(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
@@ -212,6 +213,16 @@ def _relation(scenario: Scenario) -> Iterator[str]:
         isinstance(client.clipping, AdaptiveClip) or client.mechanism != "gaussian"
     ):
         yield f"{where}: not with adaptive clipping or correlated noise, whose analysis is for add-remove"
+
+
+def _scaling(scenario: Scenario) -> Iterator[str]:
+    """One record moves the mean and the spread by which all others of its client are scaled."""
+    scaling = getattr(scenario.data, "scaling", None)
+    if scenario.privacy.example is not None and getattr(scaling, "kind", None) == "client":
+        yield (
+            'data.scaling.kind = "client": each record would change the scaled values of its client\'s other records, '
+            'which an example-level guarantee does not cover; use "constants" or "public"'
+        )
 
 
 def _weighting(scenario: Scenario) -> Iterator[str]:

@@ -38,6 +38,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "parameters": federation.start.numel(),
         "privacy": _privacy(session),
         "outside": outside(federation),
+        "data_notes": list(federation.task.data.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
         "seconds": {
             "total": round(setup + session.progress.seconds, 3),

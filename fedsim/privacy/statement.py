@@ -199,6 +199,8 @@ def outside(federation: Federation) -> list[str]:
     ]
     if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")
+    if federation.task.data.notes:
+        lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
     lines.append(
         "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation are "
         "for the experimenter only."

@@ -61,6 +61,7 @@ def context(record: RunRecord) -> dict[str, Any]:
         "population": _present(_population(record)),
         "cost": _present([figures.bytes_panel(record.rounds), figures.seconds_panel(record.rounds)]),
         "people": _people(record),
+        "data_notes": [str(sentence) for sentence in summary.get("data_notes") or []],
         "costs": _costs(summary),
         "environment": _environment(record.environment),
     }

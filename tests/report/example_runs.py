@@ -81,6 +81,7 @@ CLIENT = {
     "flags": ["The population is small: 20 clients."],
     "nan_updates": 3,
 }
+DATA_NOTES = ["hospital.csv: 3 of 303 rows were left out: 3 no value in <chol>.", "Numeric columns are scaled."]
 OUTSIDE = ["The accuracy and the loss of the released models on 360 held-out records.", "The number of clients."]
 
 MakeRun = Callable[..., Path]
@@ -144,6 +145,7 @@ def summary(completed: int, privacy: list[dict[str, Any]], **changes: Any) -> di
         "bytes": {"up": 400_000 * completed, "down": 410_000 * completed},
         "memory": {"peak_bytes": 612_000_000},
         "outside": OUTSIDE,
+        "data_notes": DATA_NOTES,
         "projected": False,
     } | changes
 

@@ -13,7 +13,19 @@ import pytest
 
 from fedsim.report import build_report, plain
 
-from .example_runs import CLIENT, ENVIRONMENT, EXAMPLE, OUTSIDE, SCENARIO, MakeRun, rounds, summary, variants, write_run
+from .example_runs import (
+    CLIENT,
+    DATA_NOTES,
+    ENVIRONMENT,
+    EXAMPLE,
+    OUTSIDE,
+    SCENARIO,
+    MakeRun,
+    rounds,
+    summary,
+    variants,
+    write_run,
+)
 
 VARIANTS = list(variants())
 NAMESPACES = ("http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink")
@@ -106,6 +118,14 @@ def test_both_guarantees_are_printed_whole(make_run: MakeRun) -> None:
     assert all(sentence in cells for sentence in OUTSIDE)
     assert CLIENT["flags"][0] in cells
     assert "1 warning about these numbers" in page.text
+
+
+def test_how_the_data_was_read_is_told_and_left_out_where_there_is_nothing_to_tell(make_run: MakeRun) -> None:
+    told = Page(build_report(make_run("both"))).text
+    assert all(note in told for note in DATA_NOTES)
+    silent = Page(build_report(make_run("both", summary=summary(30, [EXAMPLE], data_notes=[])))).text
+    assert "How the data was read" in told
+    assert "How the data was read" not in silent
 
 
 def test_the_summary_comes_first_and_in_plain_words(make_run: MakeRun) -> None:
