@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from fedsim.data.cifar10 import Cifar10
+from fedsim.data.custom import CustomData
 from fedsim.data.dataset import Dataset, DataSource, Examples
 from fedsim.data.digits import Digits
-from fedsim.data.idx import Mnist
+from fedsim.data.fashion_mnist import FashionMnist
+from fedsim.data.huggingface import HuggingFace
+from fedsim.data.mnist import Mnist
+from fedsim.data.npz import Npz
+from fedsim.data.shakespeare import Shakespeare
+from fedsim.data.text import Text
 
 SOURCES = {
     "digits": Digits,  # Alpaydin and Kaynak 1998, UCI; ships with scikit-learn
-    "mnist": Mnist,  # LeCun et al. 1998
+    "mnist": Mnist,  # LeCun et al. 1998; writers: Yadav and Bottou 2019
+    "fashion_mnist": FashionMnist,  # Xiao et al. 2017
+    "cifar10": Cifar10,  # Krizhevsky 2009
+    "shakespeare": Shakespeare,  # by role: McMahan et al. 2017, Caldas et al. 2018
+    "text": Text,
+    "npz": Npz,
+    "hf": HuggingFace,
 }
 
-__all__ = ["SOURCES", "DataSource", "Dataset", "Digits", "Examples", "Mnist"]
+__all__ = ["SOURCES", "CustomData", "DataSource", "Dataset", "Digits", "Examples", "Mnist"]
