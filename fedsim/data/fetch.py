@@ -95,6 +95,7 @@ def _request(url: str, start: int) -> Any:
     except urllib.error.HTTPError as error:
         if error.code == _UNSATISFIABLE and start:
             return error
+        error.close()
         raise
 
 

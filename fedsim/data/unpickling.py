@@ -78,6 +78,9 @@ class _Reader(pickle._Unpickler):  # in Python: the one in C reserves as much me
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no table of arrays needs")
         return _NAMES[module, name]
 
+    def get_extension(self, code: int) -> None:  # a short number for a name
+        raise pickle.UnpicklingError("it names a registered extension, which no table of arrays needs")
+
 
 def read_pickle(file: Path) -> dict[str, Any]:
     """A pickled table of arrays, numbers, texts and lists of them, by name.

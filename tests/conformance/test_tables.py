@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
-from fedsim.tasks import TASKS
+from fedsim.tasks import TASKS, TASKS_OF
 from fedsim.training import TRAINERS
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
 
@@ -132,7 +132,13 @@ def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algor
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_runs(source, tmp_path):
+    needed = [field.name for field in fields(SOURCES[source]) if field.default is field.default_factory is MISSING]
+    if needed:
+        pytest.skip(f'data.source = "{source}" needs {", ".join(needed)}; see tests/data')
     needs_data(source)
+    kind = SOURCES[source]().load(0).kind
+    if kind not in TASKS_OF:
+        pytest.skip(f'data.source = "{source}": no task learns {kind}')
     overrides = [f'data={{source="{source}"}}', "rounds=1", "algorithm.local.steps=1", "evaluation.every=1"]
     short_run(parse_scenario(SMALL, "tiny", overrides), tmp_path)
 
