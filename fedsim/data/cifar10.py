@@ -41,7 +41,8 @@ class Cifar10:
         files = find_files(self.source, self.path, BATCHES, self.published.page, OTHERS)
         parts = _Npz(files[0]) if files[0].suffix == ".npz" else _Batches(tuple(files))
         train, test = (_examples(split, files, parts) for split in ("train", "test"))
-        note = f"CIFAR-10 from {files[0].name}: {len(train)} + {len(test)} images."
+        found = files[0].name if len(files) == 1 else "the published batches"
+        note = f"CIFAR-10 from {found}: {len(train)} + {len(test)} images."
         return Dataset(train, test, NAMES, notes=(note,))
 
 
