@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 # A privacy tool phones nobody; these must be set before the libraries are imported.
 os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1", RAY_USAGE_STATS_ENABLED="0")
+os.environ.update(HF_HUB_DISABLE_TELEMETRY="1")
 
 if TYPE_CHECKING:
     from fedsim.errors import BadInput, BudgetExhausted, FedsimError

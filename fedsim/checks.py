@@ -35,6 +35,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
         *_finite("model.settings", getattr(scenario.model, "settings", {})),
+        *_finite("data.settings", getattr(scenario.data, "settings", {})),
     ]
 
 

@@ -12,6 +12,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
+from fedsim import cli_data
 from fedsim.errors import BadInput, FedsimError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cli_data.app, name="data")
 
 SET_HELP = "Set any value of the scenario, e.g. --set privacy.example.target_epsilon=2 (repeatable)."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=SET_HELP)]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
-from fedsim.data import SOURCES, DataSource, Digits
+from fedsim.data import SOURCES, CustomData, DataSource, Digits
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid, Partition
 from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING, Clipping, FixedClip
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     ExampleClippingChoice = Clipping
     ClientClippingChoice = Clipping
 else:
-    DataChoice = choice("source", SOURCES)
+    DataChoice = choice("source", SOURCES, CustomData)
     PartitionChoice = choice("kind", PARTITIONS)
     TaskChoice = choice("kind", TASKS)
     ModelChoice = choice("name", MODELS, Custom)

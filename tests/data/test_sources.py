@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as arrays
 from sklearn.datasets import load_digits
 
 from fedsim.data import SOURCES, Dataset, Digits, Examples, Mnist
-from fedsim.data.idx import MEAN, STANDARD_DEVIATION, read_idx
+from fedsim.data.idx import read_idx
+from fedsim.data.mnist import MEAN, STANDARD_DEVIATION
 from fedsim.errors import BadInput
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
