@@ -24,7 +24,7 @@ from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
 from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, FITTING, SMALL
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 TABLES = {
@@ -59,11 +59,15 @@ def short_run(scenario, folder: Path, stop=None) -> fedsim.Result:
     rounds = 2 if stop else scenario.rounds
     assert result.summary["status"] == ("interrupted" if stop else "completed")
     assert result.summary["rounds"] == rounds
-    assert set(result.metrics) == {"loss", "accuracy"}
+    names = TASKS[result.summary["task"]].metric_names
+    assert set(names) <= set(result.metrics)
+    assert result.summary["main_metric"] in names
     assert all(math.isfinite(value) for value in result.metrics.values())
     assert all(tensor.isfinite().all() for tensor in load_file(result.directory / "model.safetensors").values())
     rows = [json.loads(line) for line in (result.directory / "rounds.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == list(range(1, rounds + 1))
+    assert all(set(names) <= set(row) for row in rows)
+    assert {name: result.metrics[name] for name in names} == {name: rows[-1][name] for name in names}
     units = [unit for unit in ("example", "client") if getattr(scenario.privacy, unit)]
     assert [entry["unit"] for entry in result.privacy] == (units or ["none"])
     for unit, entry in zip(units, result.privacy, strict=False):
@@ -145,7 +149,7 @@ def test_every_partition_runs(kind, tmp_path):
 @pytest.mark.parametrize("privacy", PRIVACY)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_runs_with_every_unit_of_privacy(name, privacy, tmp_path):
-    overrides = [f'model={{name="{name}"}}', "rounds=1", "algorithm.local.steps=2"]
+    overrides = [f'model={{name="{name}"}}', *FITTING.get(name, []), "rounds=1", "algorithm.local.steps=2"]
     short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
 
 
