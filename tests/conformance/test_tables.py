@@ -17,7 +17,7 @@ from fedsim.console import print_tables
 from fedsim.data import SOURCES
 from fedsim.federation import build_federation
 from fedsim.loading import load_scenario, parse_scenario
-from fedsim.models import MODELS
+from fedsim.models import MODELS, Autoencoder, Custom, Mlp
 from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Evaluation
@@ -25,6 +25,7 @@ from fedsim.schedules import SCHEDULES
 from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, FITTING, SMALL
+from tests.tasks.made import Made
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 TABLES = {
@@ -42,6 +43,13 @@ PRIVACY = {
     "example": EXAMPLE_PRIVACY,
     "client": CLIENT_PRIVACY,
     "both": EXAMPLE_PRIVACY + CLIENT_PRIVACY,
+}
+# For every task data that fit, and a model.
+TASK_RUNS = {
+    "classification": {"data": Made(), "model": Mlp(hidden=(4,))},
+    "regression": {"data": Made(kind="numbers"), "model": Mlp(hidden=(4,))},
+    "next_character": {"data": Made(kind="tokens"), "model": Custom("tests.tasks.made:TinyText")},
+    "reconstruction": {"model": Autoencoder(channels=(2, 3), bottleneck=4)},
 }
 # Sources that ship with a dependency; the others' files are looked for in FEDSIM_DATA.
 BUILT_IN = {"digits"}
@@ -139,6 +147,18 @@ def test_every_source_runs(source, tmp_path):
     needs_data(source)
     overrides = [f'data={{source="{source}"}}', "rounds=1", "algorithm.local.steps=1", "evaluation.every=1"]
     short_run(parse_scenario(SMALL, "tiny", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("privacy", ["none", "example"])
+@pytest.mark.parametrize("trainer", ["vectorised", "opacus"])
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_runs_with_every_trainer(kind, trainer, privacy, tmp_path):
+    overrides = ["population.partition={kind='iid'}", "algorithm.local.steps=2", f"engine.trainer={trainer}"]
+    scenario = parse_scenario(SMALL + PRIVACY[privacy], "tiny", [*overrides, "rounds=2"])
+    result = short_run(replace(scenario, task=TASKS[kind](), **TASK_RUNS[kind]), tmp_path)
+    assert result.summary["task"] == kind
+    untrained = build_federation(replace(scenario, task=TASKS[kind](), **TASK_RUNS[kind]))
+    assert result.metrics["loss"] != untrained.task.evaluate(untrained.module)["loss"]
 
 
 @pytest.mark.parametrize("kind", PARTITIONS)
