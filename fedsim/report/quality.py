@@ -64,7 +64,7 @@ def pictures_panel(record: RunRecord) -> Panel | None:
     )
 
     def paint(_: "Figure", axes: "Axes") -> None:
-        axes.imshow(pixels, interpolation="nearest", vmin=0, vmax=WHITE)
+        axes.imshow(pixels, interpolation="none")
         axes.set_yticks([(height - 1) / 2, height + GAP + (height - 1) / 2], ["input", "output"])
         axes.set_xticks([])
         axes.tick_params(length=0)
