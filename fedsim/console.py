@@ -155,6 +155,6 @@ def print_tables() -> None:
     for key, table in tables.items():
         print(key)
         for name, entry in table.items():
-            print(f"  {name:<12} {(entry.__doc__ or '').strip().splitlines()[0]}")
+            print(f"  {name:<14} {(entry.__doc__ or '').strip().splitlines()[0]}")
     print(f"algorithm.local.optimizer\n  {', '.join(ELEMENTWISE)}")
     print(f"algorithm.server.optimizer\n  {', '.join(sorted(optimizer_classes()))}")
