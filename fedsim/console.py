@@ -21,15 +21,18 @@ class Display:
         self._progress = progress
         self._task = progress.add_task("", total=rounds, status="setting up") if progress else None
         self._last: dict[str, Any] = {}
+        self._names: tuple[str, ...] = ()
 
     def on_ready(self, federation: Federation) -> None:
         """The federation is set up."""
+        loss, *others = federation.task.objective.metric_names
+        self._names = (*others, loss)
         self._update(0, f"{len(federation.population)} clients, {federation.trainer_name} on {federation.device.type}")
 
     def on_round(self, row: dict[str, Any]) -> None:
         """A round is recorded."""
         self._last.update({key: value for key, value in row.items() if value is not None})
-        parts = [f"{name} {self._last[name]:.4f}" for name in ("accuracy", "loss") if name in self._last]
+        parts = [f"{name} {self._last[name]:.4f}" for name in self._names if name in self._last]
         for unit in ("example", "client"):
             if row.get(f"epsilon_{unit}") is not None:
                 parts.append(f"epsilon ({unit}) {row[f'epsilon_{unit}']:.3f}")
@@ -63,8 +66,11 @@ def watch(rounds: int, quiet: bool) -> Iterator[Display]:
 def print_result(result: Result) -> None:
     """The run in a few lines: metrics, what privacy was spent, where the report lies."""
     summary = result.summary
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(summary["metrics"].items()))
-    print(f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {metrics}")
+    metrics = {name: _metric(name, value) for name, value in summary["metrics"].items()}
+    first = ", ".join(metrics.pop(name) for name in (summary["main_metric"], "loss"))
+    print(f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {first}")
+    if metrics:
+        print(f"also: {', '.join(metrics.values())}")
     for entry in summary["privacy"]:
         if entry["unit"] == "none":
             print("privacy: none (epsilon = infinity)")
@@ -76,6 +82,12 @@ def print_result(result: Result) -> None:
         )
     print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
     print(f"report: {result.directory / 'report.html'}")
+
+
+def _metric(name: str, value: Any) -> str:
+    """A metric as it stands in the summary, where infinity is a string and what is not defined is None."""
+    shown = "not defined" if value is None else value if isinstance(value, str) else f"{value:.4f}"
+    return f"{name} {shown}"
 
 
 def as_lines(values: dict[str, Any], indent: str = "") -> str:
@@ -143,6 +155,6 @@ def print_tables() -> None:
     for key, table in tables.items():
         print(key)
         for name, entry in table.items():
-            print(f"  {name:<12} {(entry.__doc__ or '').strip().splitlines()[0]}")
+            print(f"  {name:<14} {(entry.__doc__ or '').strip().splitlines()[0]}")
     print(f"algorithm.local.optimizer\n  {', '.join(ELEMENTWISE)}")
     print(f"algorithm.server.optimizer\n  {', '.join(sorted(optimizer_classes()))}")

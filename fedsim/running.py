@@ -27,7 +27,7 @@ from fedsim.report import build_report
 from fedsim.scenario import Scenario
 from fedsim.server import Session, named_parameters, run_rounds
 from fedsim.server import app as server_app
-from fedsim.summary import client_statistics, summarise
+from fedsim.summary import client_statistics, pictures, summarise
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -192,6 +192,8 @@ def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
     directory, federation = session.directory, session.federation
     directory.save_model(named_parameters(federation, session.server.params))
     directory.write_json("clients.json", client_statistics(session))
+    if (seen := pictures(session)) is not None:
+        directory.write_json("pictures.json", seen)
     directory.write_json("summary.json", summarise(session, status, reason, setup))
     if federation.scenario.privacy.ledger is not None:
         session.ledger.copy_to(directory.path / "ledger.db")

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.params import bind_vector
 from fedsim.privacy.statement import outside, privacy_entries
-from fedsim.server import Session, evaluate
+from fedsim.server import Session
 
 SHOWN_CLIENTS = 50
 
@@ -21,6 +22,8 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     federation, scenario = session.federation, session.federation.scenario
     rows = session.directory.rounds()
     seconds = [row["seconds"] for row in rows]
+    bind_vector(federation.module, session.server.params)
+    assessment = federation.task.assess(federation.module)
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
@@ -32,7 +35,10 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "rounds_planned": scenario.rounds,
         "status": status,
         "status_reason": reason,
-        "metrics": evaluate(federation, session.server.params),
+        "task": federation.task.objective.kind,
+        "metrics": assessment.metrics,
+        "main_metric": federation.task.objective.main_metric,
+        **assessment.tables,
         "test_records": len(federation.task.data.test),
         "model": scenario.model.name,
         "parameters": federation.start.numel(),
@@ -90,6 +96,12 @@ def client_statistics(session: Session) -> dict[str, Any]:
         "epsilon_example": histogram(epsilons) if epsilons is not None else None,
         "participations": histogram(session.directory.participations(len(sizes))),
     }
+
+
+def pictures(session: Session) -> dict[str, Any] | None:
+    """What the final model makes of a few test records, where the task has something to look at."""
+    bind_vector(session.federation.module, session.server.params)
+    return session.federation.task.pictures(session.federation.module)
 
 
 def histogram(values: NDArray[Any]) -> dict[str, list[float]]:

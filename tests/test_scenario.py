@@ -25,6 +25,7 @@ from fedsim.optimizers import ELEMENTWISE, optimizer_classes
 from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Scenario
+from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
 
 SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.toml"))
@@ -589,7 +590,7 @@ def test_the_schema_lists_every_entry_of_every_table():
     assert set(SCHEMA["$defs"]["EngineSettings"]["properties"]["trainer"]["enum"]) == {"auto", *TRAINERS}
 
 
-@pytest.mark.parametrize("table", [SOURCES, PARTITIONS, MODELS, ALGORITHMS, SAMPLINGS])
+@pytest.mark.parametrize("table", [SOURCES, PARTITIONS, TASKS, MODELS, ALGORITHMS, SAMPLINGS])
 def test_a_tables_key_is_the_name_its_entry_answers_to(table):
     for name, entry in table.items():
         own = next(getattr(entry, key) for key in ("name", "kind", "source") if hasattr(entry, key))

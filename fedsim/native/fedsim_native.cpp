@@ -5,6 +5,7 @@
 
 struct Settings {  // of one block of clients
   const float* data; const int64_t* labels;  // [records, features], [records]
+  const float* targets; int64_t loss;         // [records, outputs], instead of labels; a Loss
   const int64_t *records, *starts, *lengths;  // the work: see training/work.py; [clients, steps]
   const int64_t* clients; int64_t count, steps;
   const float* start; float* updates; int64_t size;  // [params], [clients, params], params
@@ -68,7 +69,8 @@ struct Worker {
       for (int b = 0; b < n; b++) net.read(s.data + records[done + b] * net.features, b);
       if (n) {
         net.forward(common, n);
-        net.cross_entropy(s.labels, records + done, n, loss_scale);
+        if (s.loss == CROSS_ENTROPY) net.cross_entropy(s.labels, records + done, n, loss_scale);
+        else net.error(s.targets, records + done, n, s.loss == ABSOLUTE, loss_scale);
         net.backward(common, n);
       }
       chosen.clear();

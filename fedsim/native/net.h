@@ -3,6 +3,7 @@
 #include "chacha.h"
 #include "layers.h"
 
+enum Loss { CROSS_ENTROPY, SQUARED, ABSOLUTE };
 enum Kind { DENSE, CONV, POOL, NORM, ACTIVATE, DROP, FLATTEN };
 constexpr int FIELDS = 14;
 
@@ -177,6 +178,19 @@ struct Net {
       vf by = scale / summed(total);
       for (int i = 0; i < columns; i += W) store(g + i, load(g + i) * by);
       g[labels[records[b]]] -= scale;
+    }
+  }
+
+  // The gradient of each example's mean squared or absolute error, times `scale`; like torch's, NaN has the sign 0.
+  void error(const float* targets, const int64_t* records, int n, bool absolute, float scale) {
+    float by = (absolute ? scale : 2 * scale) / outputs;
+    for (int b = 0; b < n; b++) {
+      const float *z = last().act(b), *y = targets + records[b] * outputs;
+      float* g = last().grad(b);
+      for (int i = 0; i < padded(outputs); i++) {
+        float gap = i < outputs ? z[i] - y[i] : 0;
+        g[i] = by * (absolute ? (float)((gap > 0) - (gap < 0)) : gap);
+      }
     }
   }
 };

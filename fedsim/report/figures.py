@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.report import plain
 from fedsim.report.canvas import BLUE, MUTED, ORANGE, SKY, VERMILLION, Panel, draw
-from fedsim.report.headline import is_share, metric_text, metric_title
+from fedsim.report.headline import METRIC_UNITS, is_share, metric_text, metric_title
 from fedsim.report.inputs import Json
 from fedsim.report.statement import Entry
 
@@ -37,21 +37,21 @@ def thin(points: Points) -> Points:
     return points if step <= 1 else sorted({*points[::step], points[-1]})
 
 
-def metric_panels(rounds: Sequence[Json]) -> list[Panel]:
-    """One figure for every measured quantity of the rounds, accuracy and loss first."""
+def metric_panels(rounds: Sequence[Json], scored: str = "test records") -> list[Panel]:
+    """One figure for every measured quantity of the rounds, accuracy and loss first; shares are of what is `scored`."""
     keys = dict.fromkeys(["accuracy", "loss", *(key for row in rounds for key in row)])
     return [
-        _metric(index, key, points)
+        _metric(index, key, points, scored)
         for index, key in enumerate(keys)
         if key not in NOT_METRICS and (points := series(rounds, key))
     ]
 
 
-def _metric(index: int, name: str, points: Points) -> Panel:
+def _metric(index: int, name: str, points: Points, scored: str) -> Panel:
     share = is_share(name)
     factor = 100 if share else 1
-    own = "mean per test record" if name == "loss" else "in the metric's own unit"
-    label = f"{metric_title(name)} ({'% of test records' if share else own})"
+    unit = f"% of {scored}" if share else METRIC_UNITS.get(name, "in the metric's own unit")
+    label = f"{metric_title(name)} ({unit})"
     caption = f"{metric_title(name)} on the test records: {_from_to(name, points)}."
 
     def paint(_: "Figure", axes: "Axes") -> None:

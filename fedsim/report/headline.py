@@ -13,6 +13,11 @@ STATUS = {
     "early_stopped": ("Stopped early", "The run stopped early, because the model no longer improved."),
     "interrupted": ("Interrupted", "The run was interrupted: this report shows the part that was completed."),
 }
+# How metrics are called whose name does not say it, and in what they are measured.
+TITLES = {"auroc": "AUROC", "macro_f1": "Macro-F1", "r2": "R²"}
+METRIC_UNITS = {"psnr": "dB", "loss": "mean per test record", "r2": "1 is perfect, 0 no better than the mean"}
+# What a share is one of, by the task, where that is not test records.
+SCORED = {"next_character": "characters of the test records"}
 NAMES = {"example": "for one single record", "client": "for everything one client holds"}
 
 
@@ -37,19 +42,29 @@ def is_share(metric: str) -> bool:
 
 
 def metric_text(name: str, value: float) -> str:
-    return plain.percent(value) if is_share(name) else plain.quantity(value)
+    unit = " dB" if name == "psnr" else ""
+    return plain.percent(value) if is_share(name) else plain.quantity(value) + unit
+
+
+def scored(summary: Json) -> str:
+    """What the metrics count."""
+    return SCORED.get(str(summary.get("task")), "test records")
 
 
 def metric_title(name: str) -> str:
     """How a metric is called in the report: "Accuracy", "Loss", "MSE", "Balanced accuracy"."""
+    if name in TITLES:
+        return TITLES[name]
     short = len(name) <= 4 and name != "loss"
     return name.upper() if short else (name[:1].upper() + name[1:]).replace("_", " ")
 
 
-def final_metric(metrics: Json) -> tuple[str, float] | None:
-    """The metric a reader asks for first: accuracy, else the task's own, else the loss."""
+def final_metric(summary: Json) -> tuple[str, float] | None:
+    """The metric a reader asks for first: the task's main one, accuracy, any other, else the loss."""
+    metrics = summary.get("metrics") or {}
     known = {name: size for name, value in metrics.items() if (size := plain.finite(value)) is not None}
-    order = ["accuracy", *(name for name in known if name not in ("accuracy", "loss")), "loss"]
+    others = (name for name in known if name not in ("accuracy", "loss"))
+    order = [summary.get("main_metric"), "accuracy", *others, "loss"]
     return next(((name, known[name]) for name in order if name in known), None)
 
 
@@ -80,13 +95,14 @@ def _trained(record: RunRecord) -> str:
 
 
 def _quality(summary: Json) -> str:
-    best, tested = final_metric(summary.get("metrics") or {}), summary.get("test_records")
+    best, tested = final_metric(summary), summary.get("test_records")
     if best is None:
         return "Its quality was not measured."
     on = f"{plain.count(tested)} test records" if tested else "the test records"
     name, value = best
     if name == "accuracy":
-        return f"The final model gives the right answer on {plain.percent(value)} of {on}."
+        of = on if scored(summary) == "test records" else f"the characters of {on}"
+        return f"The final model gives the right answer on {plain.percent(value)} of {of}."
     return f"On {on}, the final model reaches this value of “{metric_title(name)}”: {metric_text(name, value)}."
 
 
@@ -115,7 +131,7 @@ def tiles(record: RunRecord) -> list[Tile]:
 
 
 def _quality_tile(summary: Json) -> Tile:
-    best, tested = final_metric(summary.get("metrics") or {}), summary.get("test_records")
+    best, tested = final_metric(summary), summary.get("test_records")
     if best is None:
         return Tile("Quality", "—", "not measured")
     note = f"on {plain.plural(tested, 'test record')}" if tested else "on test records"

@@ -1,7 +1,7 @@
 """What a run left on disk, as the report reads it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ class RunRecord:
     rounds: list[Json]
     clients: Json
     summary: Json
+    pictures: Json = field(default_factory=dict)
 
 
 def read_record(run_directory: Path) -> RunRecord:
@@ -30,6 +31,7 @@ def read_record(run_directory: Path) -> RunRecord:
         rounds=_lines(run_directory / "rounds.jsonl"),
         clients=_document(run_directory / "clients.json"),
         summary=_required(run_directory / "summary.json"),
+        pictures=_document(run_directory / "pictures.json"),
     )
 
 

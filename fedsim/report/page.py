@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import figures, headline, plain, population_figures
+from fedsim.report import figures, headline, plain, population_figures, quality
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
@@ -58,6 +58,9 @@ def context(record: RunRecord) -> dict[str, Any]:
         "warnings": plain.plural(warnings, "warning") if warnings else "",
         "outside": [str(sentence) for sentence in summary.get("outside") or []],
         "course": _present(_course(record)),
+        "metrics": quality.metric_rows(summary),
+        "classes": quality.class_rows(summary),
+        "class_note": quality.class_note(summary),
         "population": _present(_population(record)),
         "cost": _present([figures.bytes_panel(record.rounds), figures.seconds_panel(record.rounds)]),
         "people": _people(record),
@@ -70,7 +73,8 @@ def context(record: RunRecord) -> dict[str, Any]:
 def _course(record: RunRecord) -> list[Panel | None]:
     rounds, privacy = record.rounds, record.summary.get("privacy") or []
     return [
-        *figures.metric_panels(rounds),
+        *figures.metric_panels(rounds, headline.scored(record.summary)),
+        quality.pictures_panel(record),
         figures.epsilon_panel(rounds, privacy),
         population_figures.epsilon_clients_panel(record.clients),
     ]

@@ -26,6 +26,7 @@ class Regression(Objective):
     loss: Literal["mse", "mae"] = "mse"
     labels_kind: ClassVar[Kind | None] = "numbers"
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "mse", "mae", "r2")
+    main_metric: ClassVar[str] = "r2"
 
     def outputs(self, data: Dataset) -> tuple[int, ...]:
         """As many values as an example has numbers."""
@@ -51,9 +52,10 @@ class Regression(Objective):
     def metrics(self, measured: NDArray[np.float64], labels: NDArray[Any]) -> dict[str, float]:
         """Mean loss, MSE, MAE, and R2 averaged over the numbers (NaN where one does not vary)."""
         squared, absolute = np.split(measured[:, 1:], 2, axis=1)
-        variance = labels.astype(np.float64).var(axis=0)
-        explained = 1 - squared.mean(axis=0) / np.where(variance > 0, variance, np.nan)
-        r2 = float(explained.mean())
+        # Rounding can give even a constant a variance, so that is asked for by its values.
+        varies = labels.max(axis=0) > labels.min(axis=0)
+        variance = np.where(varies, labels.astype(np.float64).var(axis=0), np.nan)
+        r2 = float((1 - squared.mean(axis=0) / variance).mean())
         return {
             "loss": float(measured[:, 0].mean()),
             "mse": float(squared.mean()),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -18,6 +19,17 @@ from fedsim.errors import BadInput
 from fedsim.models.build import Signature
 
 EVALUATION_BATCH = 2048
+# A batch of an evaluation is shorter where its outputs would be more values than this (16 MiB).
+EVALUATION_VALUES = 2**22
+PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is said about the final model: its metrics, and tables by name, each a list of rows."""
+
+    metrics: dict[str, float]
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 class Objective(ABC):
@@ -26,8 +38,18 @@ class Objective(ABC):
     kind: str
     # The labels that it is for; None for any.
     labels_kind: ClassVar[Kind | None]
-    # What every round's line has, ``loss`` first; ``metrics`` may give more.
+    # What ``metrics`` gives and every round's line has, ``loss`` first; and which of them a reader asks for first.
     metric_names: ClassVar[tuple[str, ...]]
+    main_metric: ClassVar[str]
+    # Whether ``pictures`` may show test examples themselves.
+    shows_records: ClassVar[bool] = False
+
+    def check(self, data: Dataset) -> None:
+        """Raises ``BadInput`` if the objective is not for this data."""
+        if self.labels_kind is not None and self.labels_kind != data.kind:
+            raise BadInput(
+                f'task.kind = "{self.kind}": it is for {self.labels_kind}, but the labels of this data are {data.kind}.'
+            )
 
     def labels(self, examples: Examples) -> NDArray[Any]:
         """What is predicted ``[n, ...]``."""
@@ -54,6 +76,14 @@ class Objective(ABC):
     def metrics(self, measured: NDArray[np.float64], labels: NDArray[Any]) -> dict[str, float]:
         """The metrics of examples from what ``measure`` gave ``[n, values]`` and their labels."""
 
+    def assess(self, measured: NDArray[np.float64], labels: NDArray[Any], names: tuple[str, ...]) -> Assessment:
+        """The same, and what else is said about the final model; ``names`` are those of the data."""
+        return Assessment(self.metrics(measured, labels))
+
+    def pictures(self, inputs: Tensor, outputs: Tensor) -> dict[str, Any] | None:
+        """What of some test examples is worth looking at, as plain values; None for most tasks."""
+        return None
+
 
 @dataclass(frozen=True)
 class Task:
@@ -67,13 +97,10 @@ class Task:
     @classmethod
     def of(cls, objective: Objective, data: Dataset, device: torch.device) -> Task:
         """Training examples as tensors; on the CPU they share the data set's memory. Raises ``BadInput``."""
-        wanted = objective.labels_kind
-        if wanted is not None and wanted != data.kind:
-            raise BadInput(
-                f'task.kind = "{objective.kind}": it is for {wanted}, but the labels of this data are {data.kind}.'
-            )
-        labels = torch.from_numpy(objective.labels(data.train)).to(device)
-        return cls(objective, data, torch.from_numpy(data.train.features).to(device), labels)
+        objective.check(data)
+        parts = data.train.features, objective.labels(data.train)
+        features, labels = (torch.from_numpy(part).to(device) for part in parts)
+        return cls(objective, data, features, labels)
 
     @property
     def signature(self) -> Signature:
@@ -95,12 +122,29 @@ class Task:
         features, labels = (torch.from_numpy(part).to(self.features.device) for part in parts)
         return features, labels
 
-    @torch.inference_mode()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """The metrics over the held-out test examples, in few large batches."""
+        """The metrics over the held-out test examples."""
+        return self.objective.metrics(self._measured(module), self.objective.labels(self.data.test))
+
+    def assess(self, module: nn.Module) -> Assessment:
+        """All that is said about a final model on the held-out test examples."""
+        return self.objective.assess(self._measured(module), self.objective.labels(self.data.test), self.data.names)
+
+    @torch.inference_mode()
+    def pictures(self, module: nn.Module) -> dict[str, Any] | None:
+        """What is worth looking at of the first test examples, if anything."""
+        module.eval()
+        inputs = self._test[0][:PICTURES]
+        return self.objective.pictures(inputs, module(inputs))
+
+    @torch.inference_mode()
+    def _measured(self, module: nn.Module) -> NDArray[np.float64]:
+        """What is measured of the test examples, in few large batches."""
         module.eval()
         features, labels = self._test
-        batches = zip(features.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
+        outputs = math.prod(self.objective.outputs(self.data))
+        length = min(EVALUATION_BATCH, max(1, EVALUATION_VALUES // outputs))
+        batches = zip(features.split(length), labels.split(length), strict=True)
         # What is measured stays on the device until the end, so that no batch waits for the one before.
         measured = torch.cat([self.objective.measure(module(x), y) for x, y in batches])
-        return self.objective.metrics(measured.double().cpu().numpy(), self.objective.labels(self.data.test))
+        return np.asarray(measured.double().cpu().numpy())

@@ -21,7 +21,7 @@ from fedsim.algorithms import Algorithm
 from fedsim.native.build import NoNative, library
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
-from fedsim.tasks import Classification, Task
+from fedsim.tasks import Classification, Objective, Regression, Task
 from fedsim.training.program import Activate, Conv, Dense, Drop, Flatten, Layer, MaxPool, Norm, NotAChain, program_of
 from fedsim.training.trainer import Trained, Trainer
 from fedsim.training.vectorised import VectorisedTrainer
@@ -29,6 +29,7 @@ from fedsim.training.work import Batch, Records, Work, threshold
 
 # A batch goes through the layers in pieces of at most so many examples, which stay in the cache.
 PIECE = 16
+CROSS_ENTROPY, SQUARED, ABSOLUTE = range(3)
 DENSE, CONV, POOL, NORM, ACTIVATE, DROP, FLATTEN = range(7)
 FUNCTIONS = ("relu", "tanh", "sigmoid", "gelu")
 SGD_OPTIONS = {"momentum", "dampening", "nesterov", "weight_decay"}
@@ -39,7 +40,9 @@ class _Settings(ctypes.Structure):
     """``Settings`` of fedsim_native.cpp."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("data", "labels", "records", "starts", "lengths", "clients")),
+        *((name, ctypes.c_void_p) for name in ("data", "labels", "targets")),
+        ("loss", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("records", "starts", "lengths", "clients")),
         ("count", ctypes.c_int64),
         ("steps", ctypes.c_int64),
         ("start", ctypes.c_void_p),
@@ -75,9 +78,12 @@ class NativeTrainer(Trainer):
         result = Trained(self._room(clients * start.numel()).view(clients, -1))
         noised, unclipped = np.zeros(clients, np.int64), np.zeros(clients)
         kept = _Kept()
+        loss = _loss(self.task.objective)
+        assert loss is not None
         settings = _Settings(
             data=kept(self.task.features.contiguous().numpy()),
-            labels=kept(self.task.labels.numpy()),
+            loss=loss,
+            **{"labels" if loss == CROSS_ENTROPY else "targets": kept(self.task.labels.numpy())},
             records=kept(work.records),
             starts=kept(work.starts),
             lengths=kept(work.lengths),
@@ -265,13 +271,20 @@ def _number(layer: Layer) -> float:
     return layer.epsilon if isinstance(layer, Norm) else layer.p if isinstance(layer, Drop) else 0.0
 
 
+def _loss(objective: Objective) -> int | None:
+    """Which of net.h's losses an objective has, or None."""
+    if isinstance(objective, Regression):
+        return SQUARED if objective.loss == "mse" else ABSOLUTE
+    return CROSS_ENTROPY if isinstance(objective, Classification) else None
+
+
 def obstacle(module: nn.Module, task: Task, algorithm: Algorithm, per_layer: bool) -> str | None:
     """Why a scenario cannot train natively on this machine, or None."""
     local = algorithm.local
     if task.features.device.type != "cpu":
         return "it runs on the CPU"
-    if not isinstance(task.objective, Classification):
-        return f"it knows classification only, not {task.objective.kind}"
+    if _loss(task.objective) is None:
+        return f"it knows classification and regression only, not {task.objective.kind}"
     if local.optimizer != "sgd" or not set(local.options) <= SGD_OPTIONS:
         return "it knows SGD with momentum and weight decay only"
     if type(algorithm).transform is not Algorithm.transform:

@@ -17,14 +17,15 @@ from fedsim.console import print_tables
 from fedsim.data import SOURCES
 from fedsim.federation import build_federation
 from fedsim.loading import load_scenario, parse_scenario
-from fedsim.models import MODELS
+from fedsim.models import MODELS, Autoencoder, Custom, Mlp
 from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
-from fedsim.tasks import TASKS, TASKS_OF
+from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, FITTING, SMALL
+from tests.tasks.made import Made
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 TABLES = {
@@ -43,6 +44,13 @@ PRIVACY = {
     "client": CLIENT_PRIVACY,
     "both": EXAMPLE_PRIVACY + CLIENT_PRIVACY,
 }
+# For every task data that fit, and a model.
+TASK_RUNS = {
+    "classification": {"data": Made(), "model": Mlp(hidden=(4,))},
+    "regression": {"data": Made(kind="numbers"), "model": Mlp(hidden=(4,))},
+    "next_character": {"data": Made(kind="tokens"), "model": Custom("tests.tasks.made:TinyText")},
+    "reconstruction": {"model": Autoencoder(channels=(2, 3), bottleneck=4)},
+}
 # Sources that ship with a dependency; the others' files are looked for in FEDSIM_DATA.
 BUILT_IN = {"digits", "synthetic"}
 
@@ -60,17 +68,21 @@ def needs_settings(source: str) -> None:
         pytest.skip(f'data.source = "{source}" needs settings of its own: {", ".join(missing)}')
 
 
-def short_run(scenario, folder: Path, stop=None, kind="classes") -> fedsim.Result:
+def short_run(scenario, folder: Path, stop=None) -> fedsim.Result:
     """Run it, and check what every run promises: the rounds, finite metrics, one statement per protected unit."""
     result = fedsim.run(scenario, folder / "run", stop)
     rounds = 2 if stop else scenario.rounds
     assert result.summary["status"] == ("interrupted" if stop else "completed")
     assert result.summary["rounds"] == rounds
-    assert set(result.metrics) >= set((scenario.task or TASKS_OF[kind]).metric_names)
+    names = TASKS[result.summary["task"]].metric_names
+    assert set(names) <= set(result.metrics)
+    assert result.summary["main_metric"] in names
     assert all(math.isfinite(value) for value in result.metrics.values())
     assert all(tensor.isfinite().all() for tensor in load_file(result.directory / "model.safetensors").values())
     rows = [json.loads(line) for line in (result.directory / "rounds.jsonl").read_text().splitlines()]
     assert [row["round"] for row in rows] == list(range(1, rounds + 1))
+    assert all(set(names) <= set(row) for row in rows)
+    assert {name: result.metrics[name] for name in names} == {name: rows[-1][name] for name in names}
     units = [unit for unit in ("example", "client") if getattr(scenario.privacy, unit)]
     assert [entry["unit"] for entry in result.privacy] == (units or ["none"])
     for unit, entry in zip(units, result.privacy, strict=False):
@@ -141,12 +153,21 @@ def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algor
 def test_every_source_runs(source, tmp_path):
     needs_settings(source)
     needs_data(source)
-    kind = SOURCES[source]().load(0).kind
-    if kind not in TASKS_OF:
-        pytest.skip(f'data.source = "{source}": no task learns {kind}')
-    overrides = [f'data={{source="{source}"}}', "rounds=1", "algorithm.local.steps=1", "evaluation.every=1"]
-    scenario = parse_scenario(SMALL, "tiny", overrides)
-    short_run(scenario, tmp_path, kind=scenario.data.load(scenario.seed).kind)
+    model = {"tokens": "lstm"}.get(SOURCES[source]().load(0).kind, "mlp")
+    overrides = ["population.partition={kind='iid'}", f"model={{name='{model}'}}", f'data={{source="{source}"}}']
+    short_run(parse_scenario(SMALL, "tiny", [*overrides, "rounds=1", "algorithm.local.steps=1"]), tmp_path)
+
+
+@pytest.mark.parametrize("privacy", ["none", "example"])
+@pytest.mark.parametrize("trainer", ["vectorised", "opacus"])
+@pytest.mark.parametrize("kind", TASKS)
+def test_every_task_runs_with_every_trainer(kind, trainer, privacy, tmp_path):
+    overrides = ["population.partition={kind='iid'}", "algorithm.local.steps=2", f"engine.trainer={trainer}"]
+    scenario = parse_scenario(SMALL + PRIVACY[privacy], "tiny", [*overrides, "rounds=2"])
+    result = short_run(replace(scenario, task=TASKS[kind](), **TASK_RUNS[kind]), tmp_path)
+    assert result.summary["task"] == kind
+    untrained = build_federation(replace(scenario, task=TASKS[kind](), **TASK_RUNS[kind]))
+    assert result.metrics["loss"] != untrained.task.evaluate(untrained.module)["loss"]
 
 
 @pytest.mark.parametrize("kind", PARTITIONS)
@@ -157,7 +178,7 @@ def test_every_partition_runs(kind, tmp_path):
 @pytest.mark.parametrize("privacy", PRIVACY)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_runs_with_every_unit_of_privacy(name, privacy, tmp_path):
-    overrides = [f'model={{name="{name}"}}', "rounds=1", "algorithm.local.steps=2"]
+    overrides = [f'model={{name="{name}"}}', *FITTING.get(name, []), "rounds=1", "algorithm.local.steps=2"]
     short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
 
 

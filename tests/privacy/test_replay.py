@@ -19,7 +19,7 @@ from fedsim.privacy.gate import check_model
 from fedsim.privacy.replay import neighbour_replay
 from fedsim.training import TRAINERS
 from fedsim.training.native import obstacle
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, why_not
+from tests.conftest import EXAMPLE_PRIVACY, FITTING, SMALL, why_not
 
 COUPLED = "the gradient of one record changes when another record of the batch is removed"
 MISATTRIBUTED = "the gradients that OpacusTrainer computes are not those of one record each"
@@ -130,7 +130,10 @@ def refused_by_native(made, *modules):
     return all(obstacle(module, made.task, made.scenario.algorithm, False) for module in modules)
 
 
-MODEL_SETTINGS = {name: ["dropout=0.3"] for name in MODELS} | {"cnn": ["dropout=0.3", "convolutions=[{channels=3}]"]}
+MODEL_SETTINGS = {name: ["dropout=0.3"] for name in MODELS} | {
+    "cnn": ["dropout=0.3", "convolutions=[{channels=3}]"],
+    "autoencoder": ["channels=[3, 4]"],
+}
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -138,7 +141,7 @@ MODEL_SETTINGS = {name: ["dropout=0.3"] for name in MODELS} | {"cnn": ["dropout=
 @pytest.mark.parametrize("clip_norm", [1e-3, 0.7, 1e6])
 def test_the_models_of_the_table_pass_and_are_left_as_they_were(federation, name, trainer, clip_norm):
     settings = ", ".join([f'name="{name}"', *MODEL_SETTINGS[name]])
-    made = federation(f"model={{{settings}}}", text=SMALL + EXAMPLE_PRIVACY)
+    made = federation(f"model={{{settings}}}", *FITTING.get(name, []), text=SMALL + EXAMPLE_PRIVACY)
     if reason := why_not(made, trainer):
         pytest.skip(reason)
     module = copy.deepcopy(made.module)

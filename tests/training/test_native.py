@@ -13,6 +13,8 @@ from torch import nn
 from fedsim.algorithms import FedAvg, FedProx, LocalTraining
 from fedsim.data.dataset import Dataset, Examples
 from fedsim.errors import BadInput
+from fedsim.federation import build_federation
+from fedsim.loading import parse_scenario
 from fedsim.models.layers import Dropout
 from fedsim.native import build
 from fedsim.params import vector_of
@@ -21,10 +23,11 @@ from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.mechanism import GaussianSums
 from fedsim.seeding import Stream
-from fedsim.tasks import Classification, Task
+from fedsim.tasks import Classification, Reconstruction, Regression, Task
 from fedsim.training import NativeTrainer, OpacusTrainer, pick_trainer
 from fedsim.training.work import Work
 from tests.conftest import EXAMPLE_PRIVACY, SMALL
+from tests.tasks.made import Made
 
 CLASSES = 5
 EVENTS = (Event(0.8, 0.3, "poisson"), Event(1.7, 0.2, "poisson"))
@@ -92,6 +95,18 @@ def chain(name: str, seed: int = 0) -> tuple[nn.Module, Task]:
     return module, Task.of(Classification(), Dataset(part, part, tuple("abcde")), torch.device("cpu"))
 
 
+def regression(numbers: int, loss: str) -> tuple[nn.Module, Task]:
+    """Two dense layers, and 60 random records with so many numbers each."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(13, 10), nn.Tanh(), nn.Linear(10, numbers))
+    rng = np.random.default_rng(0)
+    features, labels = (rng.normal(size=(60, size)).astype(np.float32) for size in (13, numbers))
+    part = Examples(features, labels)
+    data = Dataset(part, part, tuple(map(str, range(numbers))), "numbers")
+    return module, Task.of(Regression(loss=loss), data, torch.device("cpu"))
+
+
 def work(private: bool, secure: bool = False, count_noise: float | None = None) -> Work:
     """Four uneven clients with batches of 0 to 23 records: more than go through the layers at once."""
     lengths = np.array([[23, 5, 16, 17], [1, 9, 3, -1], [17, 2, -1, -1], [4, 0 if private else 1, -1, -1]])
@@ -132,6 +147,39 @@ def test_the_pull_to_the_start(private):
     module, task = chain("dense")
     algorithm = FedProx(mu=0.7, local=LocalTraining(learning_rate=0.3))
     assert_same(*both(module, task, algorithm, work(private)))
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
+@pytest.mark.parametrize("options", ["sgd", "momentum"])
+@pytest.mark.parametrize("numbers", [1, 5, 8, 19])
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_numbers_are_learnt_as_by_the_reference(loss, numbers, options, private):
+    module, task = regression(numbers, loss)
+    local = LocalTraining(learning_rate=0.1, options=LOCAL[options])
+    fast, slow = both(module, task, FedAvg(local=local), work(private))
+    assert_same(fast, slow)
+    assert float(slow.updates.abs().max()) > 1e-2
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_a_number_that_is_nan_is_as_in_the_reference(loss):
+    module, task = regression(3, loss)
+    labels = task.labels.clone()
+    labels[::7, 1] = float("nan")
+    fast, slow = both(module, replace(task, labels=labels), FedAvg(), work(True))
+    assert torch.isfinite(fast.updates).all()
+    assert_same(fast, slow)
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_a_number_that_is_right_has_no_gradient(loss):
+    """Also by the absolute error, whose sign is then 0."""
+    module, task = regression(2, loss)
+    task = replace(task, labels=torch.zeros_like(task.labels))  # as a model of zeros says
+    start = torch.zeros_like(vector_of(module))
+    assert (NativeTrainer(module, task).train(FedAvg(), start, work(False)).updates == 0).all()
+    task = replace(task, labels=torch.ones_like(task.labels))
+    assert (NativeTrainer(module, task).train(FedAvg(), start, work(False)).updates != 0).any()
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -215,6 +263,14 @@ def test_gradients_alone_are_the_vectorised_trainers(federation):
     """The replay that guards DP-SGD asks for them."""
     made = federation("engine.trainer=native", text=SMALL + EXAMPLE_PRIVACY)
     assert made.trainer_name == "native"
+
+
+def test_regression_is_its_own_and_reconstruction_is_not():
+    scenario = replace(parse_scenario(SMALL, "x", ["population.partition={kind='iid'}"]), data=Made(kind="numbers"))
+    assert build_federation(scenario).trainer_name == "native"
+    other = build_federation(replace(scenario, task=Reconstruction()))
+    assert other.trainer_name == "vectorised"
+    assert "not reconstruction" in other.trainer_reason
 
 
 @pytest.mark.parametrize(
