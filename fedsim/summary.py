@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.evaluation import evaluate
 from fedsim.privacy.statement import outside, privacy_entries
-from fedsim.server import Session, evaluate
+from fedsim.server import Session
 
 SHOWN_CLIENTS = 50
 

@@ -95,12 +95,16 @@ class Task:
         features, labels = (torch.from_numpy(part).to(self.features.device) for part in parts)
         return features, labels
 
-    @torch.inference_mode()
     def evaluate(self, module: nn.Module) -> dict[str, float]:
-        """The metrics over the held-out test examples, in few large batches."""
+        """The metrics over the held-out test examples."""
+        return self.objective.metrics(self.measure(module), self.objective.labels(self.data.test))
+
+    @torch.inference_mode()
+    def measure(self, module: nn.Module) -> NDArray[np.float64]:
+        """What the metrics are made of for each test example ``[n, values]``, in few large batches."""
         module.eval()
         features, labels = self._test
         batches = zip(features.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True)
         # What is measured stays on the device until the end, so that no batch waits for the one before.
         measured = torch.cat([self.objective.measure(module(x), y) for x, y in batches])
-        return self.objective.metrics(measured.double().cpu().numpy(), self.objective.labels(self.data.test))
+        return np.asarray(measured.double().cpu().numpy())
