@@ -63,7 +63,9 @@ def watch(rounds: int, quiet: bool) -> Iterator[Display]:
 def print_result(result: Result) -> None:
     """The run in a few lines: metrics, what privacy was spent, where the report lies."""
     summary = result.summary
-    metrics = ", ".join(f"{name} {value:.4f}" for name, value in sorted(summary["metrics"].items()))
+    spread = {name: f" ± {value:.4f}" for name, value in summary.get("metrics_std", {}).items() if value is not None}
+    values = sorted((name, value) for name, value in summary["metrics"].items() if value is not None)
+    metrics = ", ".join(f"{name} {value:.4f}{spread.get(name, '')}" for name, value in values)
     print(f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {metrics}")
     for entry in summary["privacy"]:
         if entry["unit"] == "none":

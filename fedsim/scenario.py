@@ -217,6 +217,15 @@ class Scenario:
         return tomli_w.dumps(self.to_dict())
 
     @property
+    def runs(self) -> list[Scenario]:
+        """The runs that it stands for: itself, or one for each fold."""
+        evaluation = self.evaluation
+        if evaluation.folds is None or evaluation.fold is not None:
+            return [self]
+        numbers = range(1, evaluation.folds + 1)
+        return [dataclasses.replace(self, evaluation=dataclasses.replace(evaluation, fold=fold)) for fold in numbers]
+
+    @property
     def draw_seed(self) -> int:
         """The seed of what rounds draw: a fold has one of its own, so that no two folds draw the same noise."""
         fold = self.evaluation.fold

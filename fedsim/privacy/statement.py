@@ -190,6 +190,12 @@ def _flags(federation: Federation, plan: ExamplePlan | ClientPlan, epsilon: floa
             "The epsilon composes all runs in the shared ledger that protected this unit. A run that did not, or that "
             "split the same people into clients otherwise, is not in it."
         )
+    evaluation = federation.scenario.evaluation
+    if evaluation.fold is not None:
+        flags.append(
+            f"This is fold {evaluation.fold} of {evaluation.folds} alone. The others train on most of the same records "
+            "and compose with it; the statement of the whole cross-validation adds them up."
+        )
     return flags
 
 
