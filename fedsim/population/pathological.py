@@ -62,12 +62,18 @@ class Pathological:
 
 def _drawn(classes: int, clients: int, each: int, rng: np.random.Generator) -> Indices:
     """A random set of ``each`` different classes for every client ``[clients, each]``."""
-    step = max(1, DRAWN_VALUES // classes)
-    parts = [
-        np.argpartition(rng.random((min(step, clients - start), classes)), each - 1, axis=1)[:, :each]
-        for start in range(0, clients, step)
-    ]
-    return np.concatenate(parts).astype(np.int64)
+    if each * each > classes:  # then a draw with replacement would often have a class twice
+        step = max(1, DRAWN_VALUES // classes)
+        counts = [min(step, clients - start) for start in range(0, clients, step)]
+        parts = [np.argpartition(rng.random((count, classes)), each - 1, axis=1)[:, :each] for count in counts]
+        return np.concatenate(parts).astype(np.int64)
+    drawn = rng.integers(classes, size=(clients, each))
+    again = np.arange(clients)
+    while len(again):
+        ordered = np.sort(drawn[again], axis=1)
+        again = again[(ordered[:, 1:] == ordered[:, :-1]).any(axis=1)]
+        drawn[again] = rng.integers(classes, size=(len(again), each))
+    return drawn
 
 
 def _use_all(takers: Indices, classes: int, rng: np.random.Generator) -> None:
