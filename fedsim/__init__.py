@@ -10,6 +10,7 @@ os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1", RAY
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1")
 
 if TYPE_CHECKING:
+    from fedsim.describing import describe
     from fedsim.errors import BadInput, BudgetExhausted, FedsimError
     from fedsim.loading import ScenarioError, load_scenario, parse_scenario
     from fedsim.report import build_report
@@ -24,6 +25,7 @@ _HOMES = {
     "Scenario": "fedsim.scenario",
     "ScenarioError": "fedsim.loading",
     "build_report": "fedsim.report",
+    "describe": "fedsim.describing",
     "load_scenario": "fedsim.loading",
     "parse_scenario": "fedsim.loading",
     "resume": "fedsim.running",
@@ -38,6 +40,7 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "build_report",
+    "describe",
     "load_scenario",
     "parse_scenario",
     "resume",

@@ -16,6 +16,11 @@ from fedsim.scenario import ClientPrivacy, ExamplePrivacy, Scenario
 # A single release with this noise has an epsilon of 500,000; the accountants' arithmetic overflows not far below.
 LEAST_NOISE = 1e-3
 
+STEERED = (
+    "with evaluation.test or evaluation.folds the loss is that of the clients' own held-out records, and a model that "
+    "follows it would tell of them outside [privacy]"
+)
+
 
 def check_combinations(scenario: Scenario) -> list[str]:
     """Every impossible combination in the scenario, one line each, with the dotted path."""
@@ -32,6 +37,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_shared_ledger(scenario),
         *_scaling(scenario),
         *_weighting(scenario),
+        *_evaluation(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
         *_finite("model.settings", getattr(scenario.model, "settings", {})),
@@ -105,17 +111,44 @@ def _privacy(path: str, settings: ExamplePrivacy | ClientPrivacy | None) -> Iter
 
 
 def _cohort(scenario: Scenario) -> Iterator[str]:
-    sampling, clients = scenario.cohort.sampling, scenario.population.clients
+    clients = scenario.population.clients
+    if clients is not None:  # else the data decides, and the set-up checks
+        yield from check_clients(scenario, clients, "population.clients")
+
+
+def check_clients(scenario: Scenario, clients: int, name: str = "training clients") -> Iterator[str]:
+    """What so many clients cannot have, one line each: larger cohorts, and a delta of 1 / clients or more."""
+    sampling, client = scenario.cohort.sampling, scenario.privacy.client
     if isinstance(sampling, Fixed) and sampling.size > clients:
-        yield f"cohort.sampling.size = {sampling.size}: there are only population.clients = {clients}"
-    client = scenario.privacy.client
+        yield f"cohort.sampling.size = {sampling.size}: there are only {name} = {clients}"
     if client is not None and client.projected is not None:
-        clients = client.projected.population
+        clients, name = client.projected.population, "privacy.client.projected.population"
     if client is not None and client.delta >= 1 / clients:
         yield (
-            f"privacy.client.delta = {client.delta}: must be below 1 / population.clients = {1 / clients:.3g}; "
+            f"privacy.client.delta = {client.delta}: must be below 1 / {name} = {1 / clients:.3g}; "
             "at or above that, publishing one client's data whole would count as private"
         )
+
+
+def _evaluation(scenario: Scenario) -> Iterator[str]:
+    evaluation, privacy = scenario.evaluation, scenario.privacy
+    folds, fold = evaluation.folds, evaluation.fold
+    if fold is not None and (folds is None or fold > folds):
+        yield f"evaluation.fold = {fold}: must be one of evaluation.folds = {folds or 'none'}"
+    if folds is not None and evaluation.test.kind != "source":
+        yield (
+            f'evaluation.test.kind = "{evaluation.test.kind}": with evaluation.folds every client holds back one of '
+            "its folds already; leave it out"
+        )
+    if folds is not None and privacy.ledger is not None:
+        yield "evaluation.folds: the folds have different training records, so no privacy.ledger can be shared"
+    if not evaluation.tests_clients or (privacy.example is None and privacy.client is None):
+        return
+    # Metrics are released beside the models and said to be uncovered; the models themselves must not depend on them.
+    if evaluation.early_stopping is not None:
+        yield "evaluation.early_stopping: " + STEERED
+    if scenario.algorithm.local.schedule.kind == "plateau":
+        yield 'algorithm.local.schedule.kind = "plateau": ' + STEERED
 
 
 def _example_delta(scenario: Scenario) -> Iterator[str]:

@@ -99,6 +99,25 @@ def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = Fa
     )
 
 
+@app.command()
+def describe(
+    scenario: ScenarioFile,
+    out: Annotated[Path | None, typer.Option(help="Write the plots to this file (.html or .png).")] = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Describe a scenario's population: sizes, label skew, what is held out. Nothing is written but --out."""
+    import fedsim
+    from fedsim.describing import as_text
+    from fedsim.report import write_population
+
+    description = fedsim.describe(fedsim.load_scenario(scenario, overrides or ()))
+    if out is not None:
+        write_population(description, out)
+    print(json.dumps(description, indent=2) if as_json else as_text(description))
+
+
 @app.command(name="list")
 def list_() -> None:
     """List what a scenario can name: data sources, partitions, models, algorithms, samplings, trainers, optimizers."""

@@ -71,7 +71,7 @@ def train_clients(federation: Federation, job: TrainJob) -> TrainReply:
     if len(job.params) != federation.start.numel() or (job.clients >= len(federation.population)).any():
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
     start = torch.from_numpy(job.params).to(federation.device)
-    keystream = Keystream.of(federation.plan.randomness, federation.scenario.seed, job.round)
+    keystream = Keystream.of(federation.plan.randomness, federation.scenario.draw_seed, job.round)
     sums = BlockSums(WeightedSum(start.numel(), federation.device))
 
     def train(block: Indices) -> BlockSums:

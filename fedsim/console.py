@@ -66,7 +66,8 @@ def watch(rounds: int, quiet: bool) -> Iterator[Display]:
 def print_result(result: Result) -> None:
     """The run in a few lines: metrics, what privacy was spent, where the report lies."""
     summary = result.summary
-    metrics = {name: _metric(name, value) for name, value in summary["metrics"].items()}
+    spread = {name: f" ± {value:.4f}" for name, value in summary.get("metrics_std", {}).items() if value is not None}
+    metrics = {name: _metric(name, value) + spread.get(name, "") for name, value in summary["metrics"].items()}
     first = ", ".join(metrics.pop(name) for name in (summary["main_metric"], "loss"))
     print(f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {first}")
     if metrics:

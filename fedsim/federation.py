@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from fedsim.checks import check_clients
 from fedsim.errors import BadInput
+from fedsim.holdings import Holdings, load_holdings
 from fedsim.models import build_model
 from fedsim.params import vector_of
 from fedsim.population import Population
@@ -24,10 +26,15 @@ from fedsim.training.pick import workers
 
 @dataclass(frozen=True)
 class Federation:
-    """A scenario made concrete; client ids are 0 to ``len(population) - 1``."""
+    """A scenario made concrete; ids of clients that train are 0 to ``len(population) - 1``.
+
+    ``unseen`` is the task with the records of the clients that never train as its test records.
+    """
 
     scenario: Scenario
     task: Task
+    unseen: Task | None
+    holdings: Holdings
     population: Population
     plan: PrivacyPlan
     module: nn.Module
@@ -54,19 +61,28 @@ class Federation:
 def build_federation(scenario: Scenario) -> Federation:
     """Load the data and set everything up; raises ``BadInput`` before anything is written."""
     device = pick_device(scenario.engine.device)
-    data = scenario.data.load(scenario.seed)
-    clients = scenario.population.clients
-    rng = generator(scenario.seed, Stream.PARTITION)
-    population = scenario.population.partition.split(data.train, clients, rng)
+    holdings = load_holdings(scenario)
+    population, data = holdings.population, holdings.data
+    _check_clients(scenario, len(population))
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
+    apart = holdings.unseen_data
+    unseen = replace(task, data=apart) if apart is not None else None
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
-    name, trainer, reason = pick_trainer(scenario, module, task)
+    name, trainer, reason = pick_trainer(scenario, module, task, len(population))
     if scenario.privacy.example is not None:
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
-    return Federation(scenario, task, population, plan, module, start, trainer, name, reason, workers(scenario))
+    parts = (scenario, task, unseen, holdings, population, plan, module, start, trainer)
+    return Federation(*parts, name, reason, workers(scenario))
+
+
+def _check_clients(scenario: Scenario, clients: int) -> None:
+    """Raise ``BadInput`` for what only the loaded data shows: how many clients there are that train."""
+    problems = list(check_clients(scenario, clients))
+    if problems:
+        raise BadInput("; ".join(problems) + ".")
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -17,6 +17,7 @@ from fedsim.client import host
 from fedsim.engines import InProcessGrid
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation
+from fedsim.folds import check_folds, discard_unbegun, run_folds
 from fedsim.loading import parse_scenario
 from fedsim.privacy.events import Event
 from fedsim.privacy.ledger import Ledger, Limit
@@ -75,10 +76,30 @@ def run(
     path = Path(out) if out is not None else default_directory(scenario)
     if path.exists():
         raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.")
+    if len(scenario.runs) > 1:
+        together = check_folds(scenario)
+        return _run_folds(scenario, RunDirectory.create(path, scenario), together, (on_round, on_ready))
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(path, scenario)
     return _execute(_open(federation, directory, on_round), began, on_ready)
+
+
+def _run_folds(
+    scenario: Scenario, directory: RunDirectory, together: Federation, watchers: tuple[OnRound | None, OnReady | None]
+) -> Result:
+    """Run the folds, or go on with them: a finished one is not run again."""
+
+    def run_fold(fold: Scenario, path: Path) -> dict[str, Any]:
+        discard_unbegun(path)
+        if not path.exists():
+            return run(fold, path, *watchers).summary
+        if (path / "summary.json").exists() and _read_summary(path)["status"] != "interrupted":
+            return _read_summary(path)
+        return resume(path, *watchers).summary
+
+    run_folds(scenario, directory, together, run_fold)
+    return Result(directory.path, _read_summary(directory.path))
 
 
 def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady | None = None) -> Result:
@@ -91,6 +112,8 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     if not (directory.path / "environment.json").exists():
         raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
     scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
+    if len(scenario.runs) > 1:
+        return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
     session = _open(build_federation(scenario), directory, on_round)
     checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
@@ -107,7 +130,10 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
     """Run a scenario file on a grid that Flower's own runtime made (``flwr run``)."""
     from fedsim.loading import load_scenario
 
-    federation = build_federation(load_scenario(scenario))
+    loaded = load_scenario(scenario)
+    if len(loaded.runs) > 1:
+        raise BadInput("evaluation.folds: under Flower's own runtime name one of them, evaluation.fold.")
+    federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
     session = _open(federation, directory, None)

@@ -14,9 +14,11 @@ from pydantic import Field
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
-from fedsim.population import PARTITIONS, Iid, Partition
+from fedsim.population import PARTITIONS, Iid, Natural, Partition
+from fedsim.population.held_out import TEST_DATA, SourceTest, TestData
 from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING, Clipping, FixedClip
 from fedsim.privacy.sampling import SAMPLINGS, All, CohortSampling
+from fedsim.seeding import Stream, generator
 from fedsim.settings import Count, NonNegative, Positive, choice, section
 from fedsim.tasks import TASKS, Objective
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     SamplingChoice = CohortSampling
     ExampleClippingChoice = Clipping
     ClientClippingChoice = Clipping
+    TestDataChoice = TestData
 else:
     DataChoice = choice("source", SOURCES, CustomData)
     PartitionChoice = choice("kind", PARTITIONS)
@@ -38,6 +41,7 @@ else:
     SamplingChoice = choice("kind", SAMPLINGS)
     ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
     ClientClippingChoice = choice("kind", CLIENT_CLIPPING)
+    TestDataChoice = choice("kind", TEST_DATA)
 
 Delta = Annotated[float, Field(gt=0, lt=1)]
 
@@ -45,10 +49,17 @@ Delta = Annotated[float, Field(gt=0, lt=1)]
 @section
 @dataclass(frozen=True, kw_only=True)
 class PopulationSettings:
-    """How many clients there are and who holds what."""
+    """How many clients there are and who holds what.
 
-    clients: Count = 10
+    ``clients`` left out is 10, or with the ``natural`` partition every owner that the data names.
+    """
+
+    clients: Count | None = None
     partition: PartitionChoice = Iid()
+
+    def __post_init__(self) -> None:
+        if self.clients is None and not isinstance(self.partition, Natural):
+            object.__setattr__(self, "clients", 10)
 
 
 @section
@@ -137,10 +148,23 @@ class EarlyStopping:
 @section
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Evaluate every so many rounds (and after the last) on the held-out test data."""
+    """Evaluate every so many rounds (and after the last) on the held-out test data.
+
+    ``unseen_clients`` is a share of the clients that never train and are tested apart. With ``folds``, the run is made
+    so many times, and every client holds back another part of its records each time; ``fold`` (from 1) is one of them.
+    """
 
     every: Count = 1
     early_stopping: EarlyStopping | None = None
+    test: TestDataChoice = SourceTest()
+    unseen_clients: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    folds: Annotated[int, Field(ge=2)] | None = None
+    fold: Count | None = None
+
+    @property
+    def tests_clients(self) -> bool:
+        """Whether the test records are held back by the clients that train."""
+        return self.folds is not None or self.test.kind != "source"
 
 
 @section
@@ -191,6 +215,21 @@ class Scenario:
         import tomli_w  # every round's job carries the text
 
         return tomli_w.dumps(self.to_dict())
+
+    @property
+    def runs(self) -> list[Scenario]:
+        """The runs that it stands for: itself, or one for each fold."""
+        evaluation = self.evaluation
+        if evaluation.folds is None or evaluation.fold is not None:
+            return [self]
+        numbers = range(1, evaluation.folds + 1)
+        return [dataclasses.replace(self, evaluation=dataclasses.replace(evaluation, fold=fold)) for fold in numbers]
+
+    @property
+    def draw_seed(self) -> int:
+        """The seed of what rounds draw: a fold has one of its own, so that no two folds draw the same noise."""
+        fold = self.evaluation.fold
+        return self.seed if fold is None else int(generator(self.seed, Stream.FOLD, fold).integers(2**62))
 
     @cached_property
     def digest(self) -> str:

@@ -22,6 +22,10 @@ class Stream(IntEnum):
     SPLIT = 8
     LOCAL_NOISE = 9
     REPLAY = 10
+    HELD_OUT = 21
+    UNSEEN = 22
+    FEATURES = 23
+    FOLD = 24
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

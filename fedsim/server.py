@@ -18,9 +18,10 @@ from torch import Tensor
 from fedsim.aggregation import ServerStep
 from fedsim.collecting import Collected, collect
 from fedsim.errors import BudgetExhausted, FedsimError
+from fedsim.evaluation import evaluate, metric_names
 from fedsim.federation import Federation
 from fedsim.messages import TrainJob, pack_job
-from fedsim.params import Layout, bind_vector
+from fedsim.params import Layout
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import adapted
@@ -118,7 +119,7 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     """
     federation = session.federation
     clients, plan = len(federation.population), federation.plan
-    rng = private_generator(plan.randomness, Stream.COHORT, federation.scenario.seed, round_)
+    rng = private_generator(plan.randomness, Stream.COHORT, federation.scenario.draw_seed, round_)
     # A round that was charged before a crash is run again with whom it was charged for.
     charged = session.ledger.cohort(round_)
     if charged is not None:
@@ -187,7 +188,7 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor:
     plan = federation.plan.client
     if plan is None or not federation.plan.trusts_the_server:
         return total.total / total.weight if total.weight else total.total
-    rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.seed, round_)
+    rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.draw_seed, round_)
     correlate = session.correlation.next if session.correlation else None
     clip_norm = session.clip_norms["client"]
     released = plan.mechanism(clip_norm * plan.projected).release(total.total, rng, sums.client_count, correlate)
@@ -229,7 +230,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         "seconds": round(seconds, 6),
         "cohort": len(cohort),
         "dropped": dropped,
-        **{name: session.metrics[name] if due else None for name in federation.task.objective.metric_names},
+        **{name: session.metrics[name] if due else None for name in metric_names(federation)},
         "bytes_up": (len(cohort) - dropped) * model_bytes,
         "bytes_down": len(cohort) * model_bytes,
         "epsilon_example": spent.get("example"),
@@ -242,12 +243,6 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
     session.directory.append_cohort(cohort, progress)
     session.directory.save_checkpoint(session.state(), progress)
     session.on_round(row)
-
-
-def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
-    """Metrics of the model with these parameters on the held-out test data."""
-    bind_vector(federation.module, params)
-    return federation.task.evaluate(federation.module)
 
 
 def named_parameters(federation: Federation, params: Tensor) -> dict[str, Tensor]:

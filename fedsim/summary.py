@@ -7,14 +7,11 @@ import statistics
 import sys
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from fedsim.evaluation import assess
 from fedsim.params import bind_vector
+from fedsim.population.statistics import histogram, label_counts, size_statistics
 from fedsim.privacy.statement import outside, privacy_entries
 from fedsim.server import Session
-
-SHOWN_CLIENTS = 50
 
 
 def summarise(session: Session, status: str, reason: str, setup: float) -> dict[str, Any]:
@@ -22,8 +19,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     federation, scenario = session.federation, session.federation.scenario
     rows = session.directory.rounds()
     seconds = [row["seconds"] for row in rows]
-    bind_vector(federation.module, session.server.params)
-    assessment = federation.task.assess(federation.module)
+    assessment = assess(federation, session.server.params)
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
@@ -44,7 +40,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "parameters": federation.start.numel(),
         "privacy": _privacy(session),
         "outside": outside(federation),
-        "data_notes": list(federation.task.data.notes),
+        "data_notes": list(federation.holdings.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
         "seconds": {
             "total": round(setup + session.progress.seconds, 3),
@@ -80,21 +76,14 @@ def _peak_bytes() -> int:
 
 def client_statistics(session: Session) -> dict[str, Any]:
     """Histograms over clients (sizes, participations, epsilon) and the labels of the first clients, for the report."""
-    federation, sizes = session.federation, session.federation.population.sizes
+    federation = session.federation
     example = federation.plan.example
     epsilons = session.ledger.epsilons("example", example.deltas) if example else None
     return {
-        "clients": len(sizes),
-        "records": int(sizes.sum()),
-        "sizes": {
-            **histogram(sizes),
-            "min": int(sizes.min()),
-            "median": float(np.median(sizes)),
-            "max": int(sizes.max()),
-        },
-        "labels": _labels(session),
+        **size_statistics(federation.population),
+        "labels": label_counts(federation.task.data, federation.population),
         "epsilon_example": histogram(epsilons) if epsilons is not None else None,
-        "participations": histogram(session.directory.participations(len(sizes))),
+        "participations": histogram(session.directory.participations(len(federation.population))),
     }
 
 
@@ -102,28 +91,3 @@ def pictures(session: Session) -> dict[str, Any] | None:
     """What the final model makes of a few test records, where the task has something to look at."""
     bind_vector(session.federation.module, session.server.params)
     return session.federation.task.pictures(session.federation.module)
-
-
-def histogram(values: NDArray[Any]) -> dict[str, list[float]]:
-    """At most 20 bins of whole width for whole numbers; values that differ by less than 1 % share one bin."""
-    low, high = float(values.min()), float(values.max())
-    if np.issubdtype(values.dtype, np.integer):
-        step = max(1, -(-int(high - low + 1) // 20))
-        bins = np.arange(low, high + step + 1, step) - 0.5
-    elif not np.isfinite(high) or high - low <= 0.01 * high:
-        bins = np.array([0.95 * low, 1.05 * high]) if 0 < high < np.inf else np.array([0.0, 1.0])
-    else:
-        bins = np.linspace(low, high, min(20, len(np.unique(values))) + 1)
-    counts, edges = np.histogram(values, bins=bins)
-    return {"edges": edges.tolist(), "counts": counts.tolist()}
-
-
-def _labels(session: Session) -> dict[str, Any] | None:
-    federation = session.federation
-    data = federation.task.data
-    if data.kind != "classes":
-        return None
-    shown = range(min(SHOWN_CLIENTS, len(federation.population)))
-    labels = data.train.labels
-    counts = [np.bincount(labels[federation.population.records(i)], minlength=len(data.names)).tolist() for i in shown]
-    return {"classes": list(data.names), "clients": list(shown), "counts": counts}

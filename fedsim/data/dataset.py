@@ -75,7 +75,8 @@ class Dataset:
             )
         _check_values(name, "features", split.features, self.vocabulary)
         _check_values(name, "labels", split.labels, 0 if self.kind == "numbers" else len(self.names))
-        if split.owners is not None and (len(split.owners) != len(split) or split.owners.max() >= len(self.owners)):
+        owners = split.owners
+        if owners is not None and (len(owners) != len(split) or owners.min() < 0 or owners.max() >= len(self.owners)):
             raise BadInput(f"The {name} data has owners that are not among the {len(self.owners)} named.")
 
     @property

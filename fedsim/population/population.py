@@ -35,6 +35,16 @@ class Population:
         """Record numbers of one client."""
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
 
+    def of_clients(self, chosen: NDArray[np.bool_]) -> Population:
+        """Some of the clients ``[clients]``, in their order."""
+        indices = self.indices[np.repeat(chosen, self.sizes)]
+        return Population(indices, np.concatenate([[0], np.cumsum(self.sizes[chosen])]).astype(np.int64))
+
+    def parted(self, apart: NDArray[np.bool_]) -> tuple[Population, Population]:
+        """The same clients with their other records, and with those that are set ``apart`` ``[records held]``."""
+        counts = np.concatenate([[0], np.cumsum(apart)])[self.offsets].astype(np.int64)
+        return Population(self.indices[~apart], self.offsets - counts), Population(self.indices[apart], counts)
+
     def digest(self) -> str:
         """A fingerprint of who holds what; the ledger is kept for one population."""
         fingerprint = hashlib.sha256(self.indices.tobytes())
@@ -60,10 +70,10 @@ class Partition(Protocol):
         """Give each of the clients its records; raises ``BadInput`` if that cannot be done."""
 
 
-def check_enough(records: int, clients: int, min_size: int) -> None:
-    """Raise ``BadInput`` when every client cannot get ``min_size`` records."""
-    if clients * min_size > records:
+def check_enough(records: int, clients: int, least: int, setting: str = "min_size") -> None:
+    """Raise ``BadInput`` when every client cannot get as many records as ``setting`` asks for."""
+    if clients * least > records:
         raise BadInput(
-            f"population.clients = {clients} with at least {min_size} record(s) each needs {clients * min_size} "
-            f"training records, but the data has {records}. Use fewer clients or a smaller min_size."
+            f"population.clients = {clients} with at least {least} record(s) each needs {clients * least} "
+            f"training records, but the data has {records}. Use fewer clients or a smaller {setting}."
         )

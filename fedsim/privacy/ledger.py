@@ -86,6 +86,19 @@ class Ledger:
         path.unlink(missing_ok=True)
         self._db.execute("VACUUM INTO ?", (str(path),))
 
+    def absorb(self, path: Path) -> None:
+        """Add all that another ledger was charged with; its clients must be the same, whatever their records."""
+        other = sqlite3.connect(path)
+        clients = other.execute("SELECT clients FROM meta").fetchone()[0]
+        columns = "run, round, unit, noise_multiplier, rate, sampling, relation, count, clients"
+        rows = other.execute(f"SELECT {columns} FROM charges ORDER BY id").fetchall()
+        other.close()
+        if clients != self.clients:
+            raise BadInput(f"The ledger {path} was kept for {clients} clients, not {self.clients}.")
+        with self._transaction():
+            self._db.executemany(f"INSERT INTO charges ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._catch_up()
+
     def charge(self, round_: int, charges: Sequence[Charge]) -> None:
         """Record a round's events, durably, before they are released; charging the same round again changes nothing.
 

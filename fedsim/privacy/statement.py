@@ -112,6 +112,10 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
             "How many records each client holds (n_i) is treated as public: it sets the rate batch_size / n_i, the "
             "number of steps, calibrated noise, and a delta that follows the size."
         )
+    if federation.holdings.held_back is not None:
+        assumptions.append(
+            "Which records a client holds back for testing counts as public; the guarantee is for those trained on."
+        )
     if federation.weighting == "examples":
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
     if settings.delta_times_n is not None:
@@ -186,14 +190,19 @@ def _flags(federation: Federation, plan: ExamplePlan | ClientPlan, epsilon: floa
             "The epsilon composes all runs in the shared ledger that protected this unit. A run that did not, or that "
             "split the same people into clients otherwise, is not in it."
         )
+    evaluation = federation.scenario.evaluation
+    if evaluation.fold is not None:
+        flags.append(
+            f"This is fold {evaluation.fold} of {evaluation.folds} alone. The others train on most of the same records "
+            "and compose with it; the statement of the whole cross-validation adds them up."
+        )
     return flags
 
 
 def outside(federation: Federation) -> list[str]:
     """What was released that no guarantee covers, a sentence each."""
     lines = [
-        f"Test metrics were computed on {len(federation.task.data.test)} held-out records that count as public; "
-        "nothing protects those records.",
+        *_metrics(federation),
         "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
         "that spent privacy too.",
     ]
@@ -208,3 +217,27 @@ def outside(federation: Federation) -> list[str]:
         "for the experimenter only."
     )
     return lines
+
+
+def _metrics(federation: Federation) -> Iterator[str]:
+    """On whose records metrics were computed; they are released without noise."""
+    held_back, unseen = federation.holdings.held_back, federation.holdings.unseen
+    tested = len(federation.task.data.test)
+    if held_back is None:
+        yield (
+            f"Test metrics were computed on {tested} held-out records that count as public; "
+            "nothing protects those records."
+        )
+    else:
+        clients = int((held_back.sizes > 0).sum())
+        yield (
+            f"Test metrics, those over clients (mean, percentile, worst) among them, were computed on {tested} private "
+            f"records that {clients} clients held back, and are released without noise: nothing protects those "
+            "records, and a guarantee for whole clients does not cover what the metrics tell of them."
+        )
+    if unseen is not None:
+        yield (
+            f"Metrics of unseen clients were computed on all {len(unseen.indices)} private records of {len(unseen)} "
+            "clients that never train, and are released without noise. Those clients spend nothing, and nothing "
+            "protects their records."
+        )

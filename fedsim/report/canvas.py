@@ -4,7 +4,8 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,32 +51,58 @@ STYLE: dict[Any, Any] = {
 }
 
 
+Paint = Callable[["Figure", "Axes"], None]
+
+
 @dataclass(frozen=True)
 class Panel:
-    """A figure of the report: its heading, its caption in words, and the drawing."""
+    """A figure of the report: its heading, its caption in words, and the drawing, also as what draws it."""
 
     title: str
     caption: str
     svg: str
-
-
-Paint = Callable[["Figure", "Axes"], None]
+    paint: Paint
+    height_inches: float
 
 
 def draw(key: str, title: str, caption: str, paint: Paint, height_inches: float = 2.7) -> Panel:
     """The panel that `paint` draws on fresh axes; `key` (letters, digits, hyphens) makes its ids unique in the page."""
-    import matplotlib
     from matplotlib.figure import Figure
+
+    with _styled():
+        figure = Figure(figsize=(WIDTH_INCHES, height_inches))
+        paint(figure, figure.subplots())
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    svg = embeddable(stream.getvalue(), key, f"{title}. {caption}")
+    return Panel(title, caption, svg, paint, height_inches)
+
+
+def picture(panels: Sequence[Panel]) -> bytes:
+    """The panels one below the other as one PNG picture on white."""
+    from matplotlib.figure import Figure
+
+    heights = [panel.height_inches for panel in panels]
+    with _styled():
+        figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), facecolor="white")
+        parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)
+        for part, panel in zip(parts[:, 0], panels, strict=True):
+            panel.paint(part, part.subplots())
+        stream = io.BytesIO()
+        figure.savefig(stream, format="png", dpi=200, facecolor="white")
+    return stream.getvalue()
+
+
+@contextmanager
+def _styled() -> Iterator[None]:
+    """Matplotlib in the report's style; what the user's own settings say does not matter."""
+    import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Gg]lyph.*missing")  # browsers bring their own fonts
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(WIDTH_INCHES, height_inches))
-        paint(figure, figure.subplots())
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None})
-    return Panel(title, caption, embeddable(stream.getvalue(), key, f"{title}. {caption}"))
+        yield
 
 
 def embeddable(svg: str, key: str, label: str) -> str:

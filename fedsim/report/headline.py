@@ -38,6 +38,8 @@ class Status:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of the test records, to be printed in percent."""
+    for over_clients in ("_mean", "_p10", "_p90", "_worst", "_unseen"):
+        metric = metric.removesuffix(over_clients)
     return metric.rpartition("_")[2] in ("accuracy", "precision", "recall")
 
 

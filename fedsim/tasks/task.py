@@ -124,11 +124,11 @@ class Task:
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """The metrics over the held-out test examples."""
-        return self.objective.metrics(self._measured(module), self.objective.labels(self.data.test))
+        return self.objective.metrics(self.measure(module), self.objective.labels(self.data.test))
 
     def assess(self, module: nn.Module) -> Assessment:
         """All that is said about a final model on the held-out test examples."""
-        return self.objective.assess(self._measured(module), self.objective.labels(self.data.test), self.data.names)
+        return self.objective.assess(self.measure(module), self.objective.labels(self.data.test), self.data.names)
 
     @torch.inference_mode()
     def pictures(self, module: nn.Module) -> dict[str, Any] | None:
@@ -138,8 +138,8 @@ class Task:
         return self.objective.pictures(inputs, module(inputs))
 
     @torch.inference_mode()
-    def _measured(self, module: nn.Module) -> NDArray[np.float64]:
-        """What is measured of the test examples, in few large batches."""
+    def measure(self, module: nn.Module) -> NDArray[np.float64]:
+        """What the metrics are made of for each test example ``[n, values]``, in few large batches."""
         module.eval()
         features, labels = self._test
         outputs = math.prod(self.objective.outputs(self.data))

@@ -20,7 +20,7 @@ from fedsim.training.work import Batch
 Picked = tuple[str, Trainer, str]
 
 
-def pick_trainer(scenario: Scenario, module: nn.Module, task: Task) -> Picked:
+def pick_trainer(scenario: Scenario, module: nn.Module, task: Task, clients: int | None = None) -> Picked:
     """The trainer's name, the trainer, and the reason in words; raises ``BadInput`` if the one named cannot be had."""
     wanted, named = scenario.engine.trainer, "named in the scenario"
     if wanted == "vectorised":
@@ -35,11 +35,11 @@ def pick_trainer(scenario: Scenario, module: nn.Module, task: Task) -> Picked:
         return "native", NativeTrainer(module, task, workers(scenario)), reason
     if wanted == "native":
         raise BadInput(f'engine.trainer = "native" cannot train this scenario: {problem}. Use "auto" or "vectorised".')
-    return _pick_torch(scenario, module, task, f"not native: {problem}")
+    return _pick_torch(module, task, clients or scenario.population.clients, f"not native: {problem}")
 
 
-def _pick_torch(scenario: Scenario, module: nn.Module, task: Task, why: str) -> Picked:
-    if scenario.population.clients == 1:
+def _pick_torch(module: nn.Module, task: Task, clients: int | None, why: str) -> Picked:
+    if clients == 1:
         return "opacus", OpacusTrainer(module, task), f"there is a single client, so nothing to vectorise over; {why}"
     trainer = VectorisedTrainer(module, task)
     problem = _obstacle(trainer)

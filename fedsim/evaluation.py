@@ -1,0 +1,80 @@
+"""Metrics of a model on held-out records: over all of them, over clients, and of clients that never train."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedsim.federation import Federation
+from fedsim.params import bind_vector
+from fedsim.population import Population
+from fedsim.tasks import Objective
+from fedsim.tasks.task import Assessment
+
+# Of these metrics more is better; of all others (losses, errors, perplexity) less is.
+MORE_IS_BETTER = frozenset(["accuracy", "macro_f1", "auroc", "r2", "psnr"])
+
+
+def tail(metric: str) -> str:
+    """The name of the value that a tenth of the clients do no better than: the 10th percentile, or the 90th."""
+    return f"{metric}_p10" if metric in MORE_IS_BETTER else f"{metric}_p90"
+
+
+def metric_names(federation: Federation) -> tuple[str, ...]:
+    """The metrics in every round's line."""
+    names, main = federation.task.objective.metric_names, federation.task.objective.main_metric
+    over_clients = (f"{main}_mean", tail(main), f"{main}_worst") if federation.holdings.held_back else ()
+    unseen = tuple(f"{name}_unseen" for name in names) if federation.unseen else ()
+    return (*names, *over_clients, *unseen)
+
+
+def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
+    """All metrics of the model with these parameters."""
+    module, task = federation.module, federation.task
+    bind_vector(module, params)
+    measured = task.measure(module)
+    labels = task.objective.labels(task.data.test)
+    found = task.objective.metrics(measured, labels)
+    if federation.holdings.held_back is not None:
+        found |= over_clients(task.objective, measured, labels, federation.holdings.held_back)
+    return found | _unseen(federation, module)
+
+
+def assess(federation: Federation, params: Tensor) -> Assessment:
+    """All metrics of the final model, and what else is said about it."""
+    found = evaluate(federation, params)
+    assessment = federation.task.assess(federation.module)
+    return Assessment(assessment.metrics | found, assessment.tables)
+
+
+def over_clients(
+    objective: Objective, measured: NDArray[np.float64], labels: NDArray[Any], held_back: Population
+) -> dict[str, float]:
+    """Mean, bad tail and worst over clients of the main metric of each, from what ``measure`` gave ``[n, values]``.
+
+    Clients that hold nothing back are left out. The percentile is interpolated linearly.
+    """
+    main, offsets = objective.main_metric, held_back.offsets
+    values = np.array(
+        [
+            objective.metrics(measured[start:end], labels[start:end])[main]
+            for start, end in pairwise(offsets.tolist())
+            if end > start
+        ]
+    )
+    sign = 1 if main in MORE_IS_BETTER else -1
+    return {
+        f"{main}_mean": float(values.mean()),
+        tail(main): sign * float(np.percentile(sign * values, 10)),
+        f"{main}_worst": sign * float((sign * values).min()),
+    }
+
+
+def _unseen(federation: Federation, module: nn.Module) -> dict[str, float]:
+    if federation.unseen is None:
+        return {}
+    return {f"{name}_unseen": value for name, value in federation.unseen.evaluate(module).items()}

@@ -1,0 +1,107 @@
+"""Who holds what: the data, the clients that train on it, and what is held out of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fedsim.data import Dataset, Examples
+from fedsim.errors import BadInput
+from fedsim.population import FeatureSkew, Natural, Population
+from fedsim.population.held_out import PerClient, hold_back, hold_back_fold, set_apart
+from fedsim.population.population import Indices
+from fedsim.scenario import Scenario
+from fedsim.seeding import Stream, generator
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """A scenario's records: ``data.train`` holds all that clients have, ``data.test`` those that metrics are of.
+
+    ``population`` is what the clients train on, ``whole`` all that these clients hold. ``held_back`` says which of it
+    each of them is tested on, in the order of ``data.test`` (None where the source holds out the test records);
+    ``unseen`` are clients that never train. ``notes`` say what was counted or left out.
+    """
+
+    data: Dataset
+    population: Population
+    whole: Population
+    held_back: Population | None = None
+    unseen: Population | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def unseen_data(self) -> Dataset | None:
+        """The data with all records of the unseen clients as its test records."""
+        if self.unseen is None:
+            return None
+        return replace(self.data, test=taken(self.data.train, self.unseen.indices))
+
+
+def load_holdings(scenario: Scenario) -> Holdings:
+    """Load the data, deal it out to the clients and hold out what the scenario says; raises ``BadInput``.
+
+    Of a scenario with folds that does not say which, this is the first.
+    """
+    data = scenario.data.load(scenario.seed)
+    whole = _split(scenario, data)
+    notes = (*data.notes, *_left_out(data.train, whole))
+    partition = scenario.population.partition
+    if isinstance(partition, FeatureSkew):
+        rng = generator(scenario.seed, Stream.FEATURES)
+        data = replace(data, train=partition.skewed(data.train, whole, rng))
+    unseen = None
+    if scenario.evaluation.unseen_clients:
+        rng = generator(scenario.seed, Stream.UNSEEN)
+        whole, unseen = set_apart(whole, scenario.evaluation.unseen_clients, rng)
+    parts = _held_back(scenario, whole, len(data.train))
+    if parts is None:
+        return Holdings(data, whole, whole, None, unseen, notes)
+    population, held_back = parts
+    data = replace(data, test=taken(data.train, held_back.indices))
+    untested = int((held_back.sizes == 0).sum())
+    if untested:
+        notes += (f"{untested} of {len(whole)} clients have too few records to hold one back, and are not tested.",)
+    return Holdings(data, population, whole, held_back, unseen, notes)
+
+
+def _split(scenario: Scenario, data: Dataset) -> Population:
+    settings, rng = scenario.population, generator(scenario.seed, Stream.PARTITION)
+    clients = settings.clients
+    if clients is None:
+        assert isinstance(settings.partition, Natural)  # the others have a default
+        clients = settings.partition.count(data.train)
+    return settings.partition.split(data.train, clients, rng)
+
+
+def _left_out(train: Examples, whole: Population) -> tuple[str, ...]:
+    records = len(train) - len(whole.indices)
+    if not records or train.owners is None:
+        return ()
+    owners = len(np.unique(train.owners)) - len(whole)
+    return (f"{owners} owner(s) with {records} training record(s) are not among the clients.",)
+
+
+def _held_back(scenario: Scenario, whole: Population, records: int) -> tuple[Population, Population] | None:
+    """What the clients train on and what they hold back, or None where the source's own test records serve."""
+    evaluation = scenario.evaluation
+    keys = generator(scenario.seed, Stream.HELD_OUT).random(records)
+    if evaluation.folds is not None:
+        parts = hold_back_fold(whole, evaluation.fold or 1, evaluation.folds, keys)
+    elif isinstance(evaluation.test, PerClient):
+        parts = hold_back(whole, evaluation.test.fraction, keys)
+    else:
+        return None
+    if len(parts[1].indices) == 0:
+        raise BadInput(
+            f"evaluation: no client has enough records to hold one back for testing (the largest has "
+            f"{int(whole.sizes.max())}). Use fewer clients or folds, or the source's own test records."
+        )
+    return parts
+
+
+def taken(examples: Examples, records: Indices) -> Examples:
+    """Some of the examples, by number."""
+    owners = None if examples.owners is None else examples.owners[records]
+    return Examples(examples.features[records], examples.labels[records], owners)

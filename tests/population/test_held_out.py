@@ -1,0 +1,226 @@
+"""What is held out is never trained on: parts of clients, folds, whole clients; and metrics over clients are right."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fedsim
+from fedsim.data import Digits
+from fedsim.errors import BadInput
+from fedsim.evaluation import evaluate, over_clients
+from fedsim.federation import build_federation
+from fedsim.loading import ScenarioError, parse_scenario
+from fedsim.params import bind_vector
+from fedsim.population import Population
+from fedsim.population.held_out import hold_back, hold_back_fold, set_apart
+from fedsim.tasks import Classification, Regression
+from tests.conformance.test_tables import owned_digits
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+
+PER_CLIENT = 'evaluation.test={kind="per_client", fraction=0.25}'
+NATURAL = 'population={partition={kind="natural"}}'
+
+populations = st.lists(st.integers(0, 5), min_size=6, max_size=60).map(
+    lambda owners: Population.from_owners(np.array([*range(6), *owners], np.int64), 6)
+)
+
+
+def keys_of(population: Population) -> np.ndarray:
+    return np.random.default_rng(1).random(len(population.indices))
+
+
+@settings(max_examples=60, deadline=None)
+@given(populations, st.floats(0.01, 0.99))
+def test_the_records_with_the_least_keys_are_held_back(population, fraction):
+    keys = keys_of(population)
+    kept, held = hold_back(population, fraction, keys)
+    for client in range(6):
+        records = sorted(population.records(client).tolist(), key=lambda record: keys[record])
+        count = min(max(1, int(fraction * len(records) + 0.5)), len(records) - 1)
+        assert sorted(held.records(client).tolist()) == sorted(records[:count])
+        assert sorted(kept.records(client).tolist()) == sorted(records[count:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(populations, st.integers(2, 7))
+def test_every_record_is_held_back_in_exactly_one_fold(population, folds):
+    keys = keys_of(population)
+    parts = [hold_back_fold(population, fold, folds, keys) for fold in range(1, folds + 1)]
+    for client in range(6):
+        records = sorted(population.records(client).tolist())
+        tested = [held.records(client).tolist() for _, held in parts]
+        assert sorted(record for own in tested for record in own) == (records if len(records) > 1 else [])
+        assert max(map(len, tested)) - min(map(len, tested)) <= 1
+        for (kept, _), own in zip(parts, tested, strict=True):
+            assert sorted(kept.records(client).tolist() + own) == records
+            assert len(kept.records(client)) >= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(populations, st.floats(0.01, 0.9), st.integers(0, 99))
+def test_clients_are_set_apart_whole(population, share, seed):
+    if max(1, round(6 * share)) > 5:
+        return
+    seen, unseen = set_apart(population, share, np.random.default_rng(seed))
+    assert len(unseen) == max(1, round(6 * share))
+    both = [part.records(client).tolist() for part in (seen, unseen) for client in range(len(part))]
+    assert sorted(both) == sorted(population.records(client).tolist() for client in range(6))
+
+
+def test_one_client_cannot_be_set_apart():
+    with pytest.raises(BadInput, match=r"evaluation.unseen_clients = 0.5: of 1 client"):
+        set_apart(Population.from_owners(np.zeros(3, np.int64), 1), 0.5, np.random.default_rng(0))
+
+
+# Metrics
+
+
+def test_metrics_over_clients_are_those_of_the_obvious_loop(federation):
+    made = federation(PER_CLIENT)
+    found = evaluate(made, made.start)
+    bind_vector(made.module, made.start)
+    shares, right = [], 0
+    for client in range(6):
+        held = made.holdings.held_back.records(client)
+        assert not set(held.tolist()) & set(made.population.records(client).tolist())
+        guesses = made.module(made.task.features[held]).argmax(1)
+        correct = int((guesses == made.task.labels[held]).sum())
+        right += correct
+        shares.append(correct / len(held))
+    assert found["accuracy"] == pytest.approx(right / len(made.holdings.held_back.indices))
+    assert found["accuracy_mean"] == pytest.approx(np.mean(shares))
+    assert found["accuracy_p10"] == pytest.approx(np.percentile(shares, 10))
+    assert found["accuracy_worst"] == pytest.approx(min(shares))
+
+
+def test_unseen_clients_are_tested_on_all_they_have_and_never_train(federation):
+    made = federation("evaluation.unseen_clients=0.34")
+    assert len(made.population) == 4
+    unseen = made.holdings.unseen
+    assert not set(unseen.indices.tolist()) & set(made.population.indices.tolist())
+    assert len(unseen.indices) + len(made.population.indices) == len(made.task.labels)
+    found = evaluate(made, made.start)
+    bind_vector(made.module, made.start)
+    guesses = made.module(made.task.features[unseen.indices]).argmax(1)
+    expected = float((guesses == made.task.labels[unseen.indices]).float().mean())
+    assert found["accuracy_unseen"] == pytest.approx(expected)
+    assert found["accuracy"] == made.task.evaluate(made.module)["accuracy"]
+
+
+def test_of_an_error_the_largest_is_the_worst():
+    """Four clients whose mean squared errors are 1, 4, 9 and none, because it holds nothing back."""
+    objective = Regression()
+    measured = np.array([[1.0, 1, 1], [4, 4, 2], [9, 9, 3]])
+    labels = np.arange(3.0)[:, None]
+    held = Population(np.arange(3), np.array([0, 1, 2, 2, 3]))
+    with np.errstate(invalid="ignore"):
+        found = over_clients(objective, measured, labels, held)
+    assert found == {
+        "mse_mean": pytest.approx(14 / 3),
+        "mse_p90": pytest.approx(np.percentile([1, 4, 9], 90)),
+        "mse_worst": 9.0,
+    }
+    accuracies = over_clients(Classification(), np.array([[0.0, 1], [0, 0], [0, 1]]), labels[:, 0], held)
+    assert accuracies["accuracy_worst"] == 0.0
+
+
+def test_block_size_changes_no_metric(tmp_path):
+    overrides = [PER_CLIENT, "evaluation.unseen_clients=0.2"]
+    big, small = (
+        fedsim.run(parse_scenario(SMALL, "x", [*overrides, f"engine.memory_gib={size}"]), tmp_path / f"{size}")
+        for size in (1.0, 1e-9)
+    )
+    assert big.metrics.keys() == small.metrics.keys() >= {"accuracy_worst", "loss_unseen"}
+    for name, value in big.metrics.items():
+        assert small.metrics[name] == pytest.approx(value, abs=0.01)
+
+
+def test_a_run_records_and_states_what_was_held_out(tmp_path):
+    scenario = parse_scenario(SMALL + EXAMPLE_PRIVACY, "x", [PER_CLIENT, "evaluation.unseen_clients=0.34"])
+    result = fedsim.run(scenario, tmp_path / "run")
+    made = build_federation(scenario)
+    row = (tmp_path / "run/rounds.jsonl").read_text().splitlines()[-1]
+    assert all(f'"{name}"' in row for name in ("accuracy_mean", "accuracy_p10", "accuracy_worst", "loss_unseen"))
+    outside = " ".join(result.summary["outside"])
+    assert f"{len(made.task.data.test)} private records that 4 clients held back" in outside
+    assert f"all {len(made.holdings.unseen.indices)} private records of 2 clients that never train" in outside
+    assert "count as public;" not in outside
+    assert result.privacy[0]["n"] == len(made.population.indices)
+    assert any("counts as public" in line for line in result.privacy[0]["assumptions"])
+
+
+def test_held_out_records_do_not_reach_the_model(tmp_path, monkeypatch):
+    """With every held-out record replaced by noise, the model stays the same to the last bit."""
+    scenario = parse_scenario(SMALL, "x", [PER_CLIENT, "evaluation.unseen_clients=0.2"])
+    made = build_federation(scenario)
+    fedsim.run(scenario, tmp_path / "a")
+    out = np.concatenate([made.holdings.held_back.indices, made.holdings.unseen.indices])
+
+    def spoilt(source, seed, load=Digits.load):
+        data = load(source, seed)
+        features = data.train.features.copy()
+        features[out] = np.random.default_rng(0).normal(size=features[out].shape)
+        return replace(data, train=replace(data.train, features=features))
+
+    monkeypatch.setattr(Digits, "load", spoilt)
+    fedsim.run(scenario, tmp_path / "b")
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert first == second
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.fold=2"], r"evaluation.fold = 2: must be one of evaluation.folds = none"),
+        (["evaluation={folds=3, fold=4}"], r"evaluation.fold = 4"),
+        (["evaluation={folds=3, test={kind='per_client'}}"], "holds back one of its folds already"),
+        (["evaluation={folds=3, early_stopping={patience=1}}"], "evaluation.early_stopping"),
+        ([PER_CLIENT, 'algorithm.local.schedule={kind="plateau"}'], "plateau"),
+    ],
+)
+def test_combinations_that_cannot_work_are_refused(overrides, message):
+    with pytest.raises(ScenarioError, match=message):
+        parse_scenario(SMALL + EXAMPLE_PRIVACY, "x", overrides)
+
+
+def test_stopping_by_held_out_records_is_free_where_nothing_is_promised():
+    assert parse_scenario(SMALL, "x", [PER_CLIENT, "evaluation.early_stopping={patience=1}"])
+
+
+def test_with_natural_owners_the_number_of_clients_is_known_and_checked_after_loading(monkeypatch):
+    monkeypatch.setattr(Digits, "load", owned_digits)
+    assert len(build_federation(parse_scenario(SMALL, "x", [NATURAL])).population) == 6
+    for text, override, message in (
+        (
+            "",
+            'cohort.sampling={kind="fixed", size=7}',
+            r"size = 7: there are only training clients = 6",
+        ),
+        (CLIENT_PRIVACY, "privacy.client.delta=0.17", r"privacy.client.delta = 0.17: must be below 1 / training cl"),
+    ):
+        scenario = parse_scenario(SMALL + text, "x", [NATURAL, override])
+        with pytest.raises(BadInput, match=message):
+            build_federation(scenario)
+
+
+def test_owners_that_are_left_out_are_counted(monkeypatch):
+    monkeypatch.setattr(Digits, "load", owned_digits)
+    scenario = parse_scenario(SMALL, "x", ['population={clients=4, partition={kind="natural"}}'])
+    made = build_federation(scenario)
+    missing = len(made.task.labels) - len(made.population.indices)
+    assert made.holdings.notes == (f"2 owner(s) with {missing} training record(s) are not among the clients.",)
+
+
+def test_clients_left_out_are_ten_and_written_out():
+    assert parse_scenario("", "x").to_dict()["population"]["clients"] == 10
+    natural = parse_scenario('[population]\npartition = { kind = "natural" }', "x")
+    assert natural.population.clients is None
+    assert parse_scenario(natural.to_toml(), "x") == natural
