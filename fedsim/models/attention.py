@@ -44,7 +44,8 @@ class MultiheadAttention(nn.Module):
     def of(cls, layer: nn.MultiheadAttention) -> MultiheadAttention:
         """The same layer, with the values of its parameters."""
         bias, places = layer.in_proj_bias, (layer.kdim, layer.vdim, layer.batch_first)
-        made = cls(layer.embed_dim, layer.num_heads, layer.dropout, bias is not None, *places)
+        with torch.device("meta"):  # all of its parameters are replaced
+            made = cls(layer.embed_dim, layer.num_heads, layer.dropout, bias is not None, *places)
         packed = layer.in_proj_weight
         apart = [layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight]
         for number, own in enumerate((made.query, made.key, made.value)):

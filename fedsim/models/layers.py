@@ -44,15 +44,14 @@ def dropout_layers(module: nn.Module) -> list[Dropout]:
     return [layer for layer in module.modules() if isinstance(layer, Dropout) and layer.p > 0]
 
 
-def normalisation_layers(how: Normalisation, channels: int) -> list[nn.Module]:
+def normalisation_layers(how: Normalisation, channels: int, least: int = 2) -> list[nn.Module]:
     """Group normalisation (Wu and He 2018, arXiv 1803.08494), in one group for ``layer``; nothing for ``none``.
 
-    The groups are as many as divide the channels, at most 32 as in the paper, and of two channels or more: a group of
-    one value, in a layer without height and width, would always be zero.
+    There are as many groups as divide the channels, at most 32 as in the paper, of ``least`` channels or more.
     """
     if how == "none":
         return []
-    groups = max((g for g in range(1, min(32, channels // 2) + 1) if channels % g == 0), default=1)
+    groups = max((g for g in range(1, min(32, channels // least) + 1) if channels % g == 0), default=1)
     return [nn.GroupNorm(1 if how == "layer" else groups, channels)]
 
 

@@ -22,6 +22,9 @@ from fedsim.models.layers import (
 )
 from fedsim.settings import section
 
+# Of two values without height and width, normalisation would leave nothing but which is larger.
+GROUP = 8
+
 
 def dense_head(
     widths: list[int], activation: Activation, dropout: float, normalisation: Normalisation = "none"
@@ -29,7 +32,7 @@ def dense_head(
     """Linear layers through ``widths``, each but the last followed by its normalisation, activation and dropout."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
-        layers += [nn.Linear(inputs, outputs), *normalisation_layers(normalisation, outputs)]
+        layers += [nn.Linear(inputs, outputs), *normalisation_layers(normalisation, outputs, GROUP)]
         layers += [ACTIVATIONS[activation](), Dropout(dropout)]
     return [*layers, nn.Linear(widths[-2], widths[-1])]
 

@@ -39,7 +39,8 @@ class LSTM(nn.Module):
     def of(cls, layer: nn.LSTM) -> LSTM:
         """The same layer, with the same parameters."""
         options = {key: getattr(layer, key) for key in ("bias", "batch_first", "dropout", "bidirectional")}
-        made = cls(layer.input_size, layer.hidden_size, layer.num_layers, **options)
+        with torch.device("meta"):  # all of its parameters are replaced
+            made = cls(layer.input_size, layer.hidden_size, layer.num_layers, **options)
         endings = [f"l{number}{end}" for number in range(layer.num_layers) for end in ("", "_reverse")]
         for cell, ending in zip(made.cells, endings[:: 1 if layer.bidirectional else 2], strict=True):
             for own, name in ((cell.inputs, "ih"), (cell.states, "hh")):

@@ -140,7 +140,7 @@ def _vmap(
 
 
 def _apply(function: type[Function], *tensors: Tensor) -> tuple[Tensor, ...]:
-    return function.apply(*tensors)  # type: ignore[no-any-return, no-untyped-call]
+    return function.apply(*tensors)  # type: ignore[no-any-return]
 
 
 def _leading(tensor: Tensor, dim: int | None, count: int, place: int) -> Tensor:

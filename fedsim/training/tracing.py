@@ -13,7 +13,6 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-
 # The package whose layers are not looked into.
 OWN = "fedsim.models."
 _ACTIVATIONS: dict[Any, type[nn.Module]] = {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 import fedsim
 from fedsim.algorithms import ALGORITHMS
 from fedsim.console import print_tables
-from fedsim.data import SOURCES
+from fedsim.data import SOURCES, Digits
 from fedsim.federation import build_federation
 from fedsim.loading import load_scenario, parse_scenario
 from fedsim.models import MODELS
@@ -22,9 +22,10 @@ from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
-from fedsim.tasks import TASKS
+from fedsim.tasks import TASKS, TASKS_OF
 from fedsim.training import TRAINERS
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+from tests.samples import tasks_of
 
 SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
 TABLES = {
@@ -59,7 +60,8 @@ def short_run(scenario, folder: Path, stop=None) -> fedsim.Result:
     rounds = 2 if stop else scenario.rounds
     assert result.summary["status"] == ("interrupted" if stop else "completed")
     assert result.summary["rounds"] == rounds
-    assert set(result.metrics) == {"loss", "accuracy"}
+    objective = scenario.task or TASKS_OF[scenario.data.load(scenario.seed).kind]
+    assert set(result.metrics) == set(objective.metric_names)
     assert all(math.isfinite(value) for value in result.metrics.values())
     assert all(tensor.isfinite().all() for tensor in load_file(result.directory / "model.safetensors").values())
     rows = [json.loads(line) for line in (result.directory / "rounds.jsonl").read_text().splitlines()]
@@ -144,7 +146,11 @@ def test_every_partition_runs(kind, tmp_path):
 
 @pytest.mark.parametrize("privacy", PRIVACY)
 @pytest.mark.parametrize("name", MODELS)
-def test_every_model_runs_with_every_unit_of_privacy(name, privacy, tmp_path):
+def test_every_model_runs_with_every_unit_of_privacy(name, privacy, tmp_path, monkeypatch):
+    """On one of the sample data that fit it, of which there must be one; on another one with each unit."""
+    tasks = [task for task in tasks_of(MODELS[name]()).values() if task.objective in TASKS_OF.values()]
+    data = tasks[list(PRIVACY).index(privacy) % len(tasks)].data
+    monkeypatch.setattr(Digits, "load", lambda self, seed: data)
     overrides = [f'model={{name="{name}"}}', "rounds=1", "algorithm.local.steps=2"]
     short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
 
