@@ -53,9 +53,6 @@ noise_multiplier = 1.2
 delta = 1e-2
 """
 
-# The settings beside its name that a model needs in order to fit the digits.
-FITTING = {"autoencoder": ['task={kind="reconstruction"}']}
-
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

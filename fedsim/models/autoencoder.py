@@ -12,8 +12,7 @@ from torch import nn
 
 from fedsim.errors import BadInput
 from fedsim.models.build import Signature
-from fedsim.models.layers import ACTIVATIONS, Activation, Initialisation
-from fedsim.models.mlp import Width
+from fedsim.models.layers import ACTIVATIONS, Activation, Initialisation, Width
 from fedsim.settings import section
 
 Size = tuple[int, int]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.errors import BadInput
-from fedsim.models.layers import dropout_layers, initialise, replace_dropout
+from fedsim.models.layers import dropout_layers, initialise
+from fedsim.models.replace import replace_layers
 from fedsim.seeding import Stream, torch_generator
 
 
@@ -40,6 +41,30 @@ class ModelSettings(Protocol):
         """A module from ``[batch, *inputs]`` to ``[batch, *outputs]``."""
 
 
+def check_numbers(name: str, signature: Signature) -> None:
+    """Raise ``BadInput`` if the examples are tokens, or each needs more than one vector of outputs."""
+    if signature.vocabulary:
+        raise BadInput(
+            f'model.name = "{name}" takes numbers; an example here is {list(signature.inputs)} tokens out of '
+            f'{signature.vocabulary}. Use "lstm" or "transformer".'
+        )
+    if len(signature.outputs) != 1:
+        raise BadInput(
+            f'model.name = "{name}" returns one vector per example; the task needs {list(signature.outputs)}.'
+        )
+
+
+def check_image(name: str, signature: Signature) -> tuple[int, ...]:
+    """The shape ``[channels, height, width]`` of an example; raises ``BadInput`` if it is none."""
+    check_numbers(name, signature)
+    if len(signature.inputs) != 3:
+        raise BadInput(
+            f'model.name = "{name}" needs images [channels, height, width]; an example here is '
+            f"{list(signature.inputs)}."
+        )
+    return signature.inputs
+
+
 def build_model(settings: ModelSettings, signature: Signature, seed: int) -> nn.Module:
     """The initialised module in float32; raises ``BadInput`` if one example does not pass through it.
 
@@ -50,7 +75,7 @@ def build_model(settings: ModelSettings, signature: Signature, seed: int) -> nn.
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(rng.get_state())
         module = settings.build(signature).float()
-    replace_dropout(module)
+    replace_layers(module, settings.name)
     initialise(module, getattr(settings, "initialisation", "default"), rng)
     _try_one_example(module, settings.name, signature)
     return module

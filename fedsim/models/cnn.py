@@ -11,16 +11,25 @@ from pydantic import Field
 from torch import nn
 
 from fedsim.errors import BadInput
-from fedsim.models.build import Signature
-from fedsim.models.layers import ACTIVATIONS, Activation, Dropout, Initialisation
-from fedsim.models.mlp import Probability, Width, dense_head
+from fedsim.models.build import Signature, check_image
+from fedsim.models.layers import (
+    ACTIVATIONS,
+    Activation,
+    Dropout,
+    Initialisation,
+    Normalisation,
+    Probability,
+    Width,
+    normalisation_layers,
+)
+from fedsim.models.mlp import dense_head
 from fedsim.settings import section
 
 
 @section
 @dataclass(frozen=True)
 class Convolution:
-    """One convolution, its activation and a max-pooling."""
+    """One convolution, its normalisation and activation, and a max-pooling."""
 
     channels: Width
     kernel: Width = 3
@@ -40,20 +49,18 @@ class Cnn:
     hidden: tuple[Width, ...] = (64,)
     activation: Activation = "relu"
     dropout: Probability = 0.0
+    normalisation: Normalisation = "none"
     initialisation: Initialisation = "default"
 
     def build(self, signature: Signature) -> nn.Module:
         """From ``[batch, channels, height, width]`` to ``[batch, outputs]``; raises ``BadInput`` if it does not fit."""
-        shape = signature.inputs
-        if len(shape) != 3:
-            raise BadInput(
-                f'model.name = "cnn" needs images [channels, height, width]; an example here is {list(shape)}.'
-            )
+        shape = check_image(self.name, signature)
         layers: list[nn.Module] = []
         channels = shape[0]
         for conv in self.convolutions:
             layers += [
                 nn.Conv2d(channels, conv.channels, conv.kernel, conv.stride, conv.padding),
+                *normalisation_layers(self.normalisation, conv.channels),
                 ACTIVATIONS[self.activation](),
                 nn.MaxPool2d(conv.pool, conv.pool_stride),
             ]

@@ -1,14 +1,18 @@
-"""Pieces the models share: activations, initialisations, and dropout whose draws belong to a client's own stream."""
+"""What models share: activations, normalisations, initialisations, and dropout whose draws are a client's own."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 Activation = Literal["relu", "tanh", "sigmoid", "gelu"]
 Initialisation = Literal["default", "normal", "xavier", "he", "orthogonal"]
+Normalisation = Literal["group", "layer", "none"]
+Width = Annotated[int, Field(ge=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -35,28 +39,32 @@ class Dropout(nn.Module):
         return x * self.mask
 
 
-def replace_dropout(module: nn.Module) -> None:
-    """Swap every ``nn.Dropout`` inside a user's module for ours, which uses no global random generator."""
-    for name, child in list(module._modules.items()):  # not named_children, which skips a layer that is there twice
-        if isinstance(child, nn.Dropout):
-            setattr(module, name, Dropout(child.p))
-        elif child is not None:
-            replace_dropout(child)
-
-
 def dropout_layers(module: nn.Module) -> list[Dropout]:
     """The dropout layers that draw, in module order."""
     return [layer for layer in module.modules() if isinstance(layer, Dropout) and layer.p > 0]
 
 
-def initialise(module: nn.Module, how: Initialisation, rng: torch.Generator) -> None:
+def normalisation_layers(how: Normalisation, channels: int, least: int = 2) -> list[nn.Module]:
+    """Group normalisation (Wu and He 2018, arXiv 1803.08494), in one group for ``layer``; nothing for ``none``.
+
+    There are as many groups as divide the channels, at most 32 as in the paper, of ``least`` channels or more.
+    """
+    if how == "none":
+        return []
+    groups = max((g for g in range(1, min(32, channels // least) + 1) if channels % g == 0), default=1)
+    return [nn.GroupNorm(1 if how == "layer" else groups, channels)]
+
+
+def initialise(module: nn.Module, how: Initialisation | Literal["zero"], rng: torch.Generator) -> None:
     """Draw the weights of linear and convolution layers anew and zero their biases; ``default`` keeps torch's own."""
     if how == "default":
         return
     for layer in module.modules():
         if not isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
             continue
-        if how == "normal":
+        if how == "zero":
+            nn.init.zeros_(layer.weight)
+        elif how == "normal":
             nn.init.normal_(layer.weight, std=0.05, generator=rng)
         elif how == "xavier":
             nn.init.xavier_uniform_(layer.weight, generator=rng)

@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from fedsim.models.layers import Dropout
-
+# The package whose layers are not looked into.
+OWN = "fedsim.models."
 _ACTIVATIONS: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((torch.relu, functional.relu, "relu", "relu_"), nn.ReLU),
     **dict.fromkeys((torch.tanh, functional.tanh, "tanh"), nn.Tanh),
@@ -34,7 +34,7 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
     if type(module) is nn.Sequential:
         for child in module:
             yield from layers_of(child)
-    elif type(module).__module__.startswith("torch.nn") or isinstance(module, Dropout):
+    elif type(module).__module__.startswith(("torch.nn", OWN)):
         yield module
     else:
         yield from _followed(module, _trace(module))
@@ -42,7 +42,7 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Dropout) or super().is_leaf_module(m, module_qualified_name)
+        return type(m).__module__.startswith(OWN) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _trace(module: nn.Module) -> fx.Graph:

@@ -7,6 +7,7 @@ cache; other models through ``torch.func.vmap``.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from fedsim.training.program import NotAChain, program_of
 from fedsim.training.trainer import Trained, Trainer, train_block
 from fedsim.training.work import Batch, Work
 
-# Per-example gradients of one step are computed in slices of at most this size.
+# Per-example gradients of one step, and without a chain whatever is kept for them, come in slices of at most this size.
 SLICE_BYTES = 256 * 2**20
 # Weights and activations of as many clients as fit here are trained together: on the CPU a share of its cache.
 CPU_CHUNK_BYTES = 16 * 2**20
@@ -60,13 +61,10 @@ class VectorisedTrainer(Trainer):
 
     def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
         """Gradient of each client's mean loss over its real examples."""
+        rows = self._chunks(len(weights), batch.mask.shape[1], False)
         if self.chain is not None:
-            rows = self._chunks(len(weights), batch.mask.shape[1], False)
             return torch.cat([self.chain.gradient(weights[part], _part(batch, part), self.task) for part in rows])
-        mask = batch.mask.to(weights.dtype)
-        shares = mask / mask.sum(1, keepdim=True).clamp(min=1)
-        masks = tuple(batch.dropout_masks)
-        return vmap(grad(self._weighted_loss))(weights, batch.features, batch.labels, shares, masks)  # type: ignore[no-any-return]
+        return torch.cat([self._mapped_gradient(weights[part], _part(batch, part)) for part in rows])
 
     def clipped(
         self, weights: Float[Tensor, "clients params"], batch: Batch, clip_norm: float, per_layer: bool = False
@@ -85,8 +83,7 @@ class VectorisedTrainer(Trainer):
 
     def bytes_per_client(self, batch_size: int, private: bool) -> int:
         """What every client of a block adds: a chain's update; else weights, gradients and optimizer state too."""
-        rows = 2 if self.chain is not None else 8 + (3 * batch_size if private else 0)
-        return 4 * self.layout.size * rows
+        return 4 * self.layout.size * (2 if self.chain is not None else STATE)
 
     def block_length(self, clients: int, threads: int, batch_size: int, private: bool) -> int:
         """How many of ``clients`` are best given to ``train`` at once, with so many threads that each train a block.
@@ -114,13 +111,42 @@ class VectorisedTrainer(Trainer):
         return CPU_CHUNK_BYTES if self.task.features.device.type == "cpu" else DEVICE_CHUNK_BYTES
 
     def _chunks(self, clients: int, batch: int, private: bool) -> Iterator[slice]:
-        return _pieces(clients, clients if self.chain is None else self.chunk_length(batch, private))
+        if self.chain is not None:
+            return _pieces(clients, self.chunk_length(batch, private))
+        own = batch * self._mapped_bytes if private else batch * self._kept_bytes + 4 * STATE * self.layout.size
+        return _pieces(clients, SLICE_BYTES // own)
+
+    @property
+    def _mapped_bytes(self) -> int:
+        """What vmap holds for one example: its gradient, joined to a vector and clipped, and what leads to it."""
+        return 3 * 4 * self.layout.size + self._kept_bytes
+
+    @cached_property
+    def _kept_bytes(self) -> int:
+        """What one example's forward pass keeps for its backward pass, found by one pass."""
+        device, kept = self.task.features.device, dict[int, int]()
+        flat = torch.zeros(self.layout.size, device=device, requires_grad=True)
+        masks = tuple(torch.ones(1, *shape, device=device) for shape in self.dropout_shapes)
+
+        def note(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            losses = self._losses(flat, self.task.features[:1], self.task.labels[:1], masks)
+        kept.pop(flat.untyped_storage().data_ptr(), None)
+        kept.pop(self.task.features.untyped_storage().data_ptr(), None)
+        kept.pop(self.task.labels.untyped_storage().data_ptr(), None)
+        assert len(losses) == 1
+        return sum(kept.values())
 
     def _clipped(self, weights: Tensor, batch: Batch, clip_norm: float, per_layer: bool) -> tuple[Tensor, Tensor]:
         sizes = self.layout.sizes if per_layer else None
         total = torch.zeros_like(weights)
         counts = torch.zeros(len(weights), dtype=torch.float64, device=weights.device)
-        for part in _slices(batch, max(1, SLICE_BYTES // (4 * weights.numel()))):
+        own = 4 * self.layout.size if self.chain is not None else self._mapped_bytes
+        for part in _slices(batch, max(1, SLICE_BYTES // (own * len(weights)))):
             if self.chain is not None:
                 sums, unclipped = self.chain.clipped(weights, part, self.task, clip_norm, per_layer)
             else:
@@ -133,6 +159,12 @@ class VectorisedTrainer(Trainer):
     def _example_gradients(self, weights: Tensor, batch: Batch) -> Tensor:
         per_example = vmap(vmap(grad(self._example_loss), in_dims=(None, 0, 0, 0)))
         return per_example(weights, batch.features, batch.labels, tuple(batch.dropout_masks))  # type: ignore[no-any-return]
+
+    def _mapped_gradient(self, weights: Tensor, batch: Batch) -> Tensor:
+        mask = batch.mask.to(weights.dtype)
+        shares = mask / mask.sum(1, keepdim=True).clamp(min=1)
+        masks = tuple(batch.dropout_masks)
+        return vmap(grad(self._weighted_loss))(weights, batch.features, batch.labels, shares, masks)  # type: ignore[no-any-return]
 
     def _weighted_loss(
         self, flat: Tensor, features: Tensor, labels: Tensor, shares: Tensor, masks: tuple[Tensor, ...]
