@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from fedsim.errors import BadInput
 from fedsim.models import build_model
+from fedsim.models.transfer import pinned as pinned_model
 from fedsim.params import vector_of
 from fedsim.population import Population
 from fedsim.privacy.gate import check_model
@@ -20,6 +21,7 @@ from fedsim.seeding import Stream, generator
 from fedsim.tasks import TASKS_OF, Task
 from fedsim.training import Trainer, pick_trainer
 from fedsim.training.pick import workers
+from fedsim.training.prefix import without_prefix
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Federation:
 
 def build_federation(scenario: Scenario) -> Federation:
     """Load the data and set everything up; raises ``BadInput`` before anything is written."""
+    scenario = pinned(scenario)
     device = pick_device(scenario.engine.device)
     data = scenario.data.load(scenario.seed)
     clients = scenario.population.clients
@@ -63,10 +66,18 @@ def build_federation(scenario: Scenario) -> Federation:
     check_model(module, scenario.privacy.example is not None)
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
-    name, trainer, reason = pick_trainer(scenario, module, task)
+    rest, cached = without_prefix(module, task, scenario.engine.memory_gib * 2**30)
+    name, trainer, reason = pick_trainer(scenario, rest, cached)
+    reason += "" if rest is module else "; its frozen first layers are applied to every example once"
     if scenario.privacy.example is not None:
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
     return Federation(scenario, task, population, plan, module, start, trainer, name, reason, workers(scenario))
+
+
+def pinned(scenario: Scenario) -> Scenario:
+    """The scenario with the SHA-256 of the file that its model starts from; raises ``BadInput`` if there is none."""
+    model = pinned_model(scenario.model)
+    return scenario if model is scenario.model else replace(scenario, model=model)
 
 
 def pick_device(wanted: str) -> torch.device:

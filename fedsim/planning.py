@@ -232,8 +232,8 @@ def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str
     from fedsim.loading import load_scenario
     from fedsim.privacy.ledger import max_epsilon
 
-    scenario = load_scenario(path, overrides)
-    plan = build_federation(scenario).plan
+    federation = build_federation(load_scenario(path, overrides))
+    scenario, plan = federation.scenario, federation.plan
     units = []
     if plan.example is not None:
         clients, times = range(len(plan.example.rates)), plan.example.participations

@@ -20,7 +20,8 @@ from fedsim.collecting import Collected, collect
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.federation import Federation
 from fedsim.messages import TrainJob, pack_job
-from fedsim.params import Layout, bind_vector
+from fedsim.models.transfer import whole_model
+from fedsim.params import bind_vector
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import adapted
@@ -246,10 +247,11 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
 
 def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
     """Metrics of the model with these parameters on the held-out test data."""
-    bind_vector(federation.module, params)
-    return federation.task.evaluate(federation.module)
+    trainer = federation.trainer  # whose model and task leave out frozen first layers
+    bind_vector(trainer.module, params)
+    return trainer.task.evaluate(trainer.module)
 
 
 def named_parameters(federation: Federation, params: Tensor) -> dict[str, Tensor]:
-    """The flat parameters as named tensors."""
-    return Layout.of(federation.module).views(params)
+    """The whole model as named tensors: the flat parameters, and what is frozen."""
+    return whole_model(federation.module, params)

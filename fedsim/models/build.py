@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fedsim.errors import BadInput
 from fedsim.models.layers import dropout_layers, initialise, replace_dropout
+from fedsim.models.options import ModelOptions
+from fedsim.models.transfer import adapt
 from fedsim.seeding import Stream, torch_generator
 
 
@@ -30,7 +32,7 @@ class Signature:
 
 
 class ModelSettings(Protocol):
-    """What an entry of the table of models offers."""
+    """What an entry of the table of models offers; those with ``ModelOptions`` can start from saved weights too."""
 
     @property
     def name(self) -> str:
@@ -52,6 +54,8 @@ def build_model(settings: ModelSettings, signature: Signature, seed: int) -> nn.
         module = settings.build(signature).float()
     replace_dropout(module)
     initialise(module, getattr(settings, "initialisation", "default"), rng)
+    if isinstance(settings, ModelOptions):
+        module = adapt(module, settings, seed)
     _try_one_example(module, settings.name, signature)
     return module
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,6 +15,7 @@ from fedsim.errors import BadInput
 from fedsim.models.build import Signature
 from fedsim.models.layers import ACTIVATIONS, Activation, Dropout, Initialisation
 from fedsim.models.mlp import Probability, Width, dense_head
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 
@@ -32,8 +34,11 @@ class Convolution:
 
 @section
 @dataclass(frozen=True)
-class Cnn:
-    """Convolutions, then fully connected layers of the widths in ``hidden`` (LeCun et al. 1998)."""
+class Cnn(ModelOptions):
+    """Convolutions, then fully connected layers of the widths in ``hidden`` (LeCun et al. 1998).
+
+    Parameters are called ``features.*`` and ``head.*``.
+    """
 
     name: Literal["cnn"] = "cnn"
     convolutions: tuple[Convolution, ...] = (Convolution(16), Convolution(32))
@@ -64,4 +69,5 @@ class Cnn:
         except RuntimeError as error:
             raise BadInput(f"model.convolutions do not fit images of {list(shape)}: {error}.") from error
         head = dense_head([width, *self.hidden, math.prod(signature.outputs)], self.activation, self.dropout)
-        return nn.Sequential(*features, Dropout(self.dropout), *head)
+        features.append(Dropout(self.dropout))
+        return nn.Sequential(OrderedDict(features=features, head=nn.Sequential(*head)))

@@ -12,6 +12,7 @@ from torch import nn
 
 from fedsim.models.build import Signature
 from fedsim.models.layers import ACTIVATIONS, Activation, Dropout, Initialisation
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 Width = Annotated[int, Field(ge=1)]
@@ -28,7 +29,7 @@ def dense_head(widths: list[int], activation: Activation, dropout: float) -> lis
 
 @section
 @dataclass(frozen=True)
-class Mlp:
+class Mlp(ModelOptions):
     """Fully connected layers of the widths in ``hidden``."""
 
     name: Literal["mlp"] = "mlp"

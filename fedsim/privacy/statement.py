@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.federation import Federation
+from fedsim.models import ModelOptions
 from fedsim.privacy.accounting import cross_check
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.events import Composition
@@ -199,6 +200,12 @@ def outside(federation: Federation) -> list[str]:
     ]
     if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")
+    model = federation.scenario.model
+    if isinstance(model, ModelOptions) and model.initial is not None:
+        lines.append(
+            f"Training starts from the weights in {model.initial} (SHA-256 {model.initial_sha256}), which count as "
+            "public: what they were trained on is not covered, so it must not hold records that this run protects."
+        )
     lines.append(
         "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation are "
         "for the experimenter only."

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from fedsim.models.layers import Dropout
+from fedsim.models.lora import LoraLinear
 
 _ACTIVATIONS: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((torch.relu, functional.relu, "relu", "relu_"), nn.ReLU),
@@ -21,6 +22,10 @@ _ACTIVATIONS: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((torch.sigmoid, functional.sigmoid, "sigmoid"), nn.Sigmoid),
     functional.gelu: nn.GELU,
 }
+
+
+# Layers of ours, which are taken whole.
+OWN = (Dropout, LoraLinear)
 
 
 class NotAChain(Exception):
@@ -34,7 +39,7 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
     if type(module) is nn.Sequential:
         for child in module:
             yield from layers_of(child)
-    elif type(module).__module__.startswith("torch.nn") or isinstance(module, Dropout):
+    elif type(module).__module__.startswith("torch.nn") or isinstance(module, OWN):
         yield module
     else:
         yield from _followed(module, _trace(module))
@@ -42,7 +47,7 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, Dropout) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, OWN) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _trace(module: nn.Module) -> fx.Graph:
