@@ -16,9 +16,14 @@ def matching(key: str, patterns: Collection[str], names: Collection[str]) -> set
     found = {pattern: {name for name in names if fnmatchcase(name, pattern)} for pattern in patterns}
     for pattern in patterns:
         if not found[pattern]:
-            near = difflib.get_close_matches(pattern, list(names), n=SHOWN, cutoff=0.5) or list(names)
+            near = [name for name in names if _likeness(pattern, name) > 0.6] or names
             raise BadInput(f'{key} = "{pattern}" matches nothing; the nearest names are: {listed(near) or "none"}.')
     return set().union(*found.values())
+
+
+def _likeness(pattern: str, name: str) -> float:
+    """From 0 to 1, of the pattern and the first characters of the name."""
+    return difflib.SequenceMatcher(None, pattern, name[: len(pattern)]).ratio()
 
 
 def listed(names: Collection[str]) -> str:
