@@ -12,9 +12,10 @@ from torch import nn
 from fedsim.data import Dataset
 from fedsim.models.layers import Dropout, dropout_layers
 from fedsim.tasks import Objective, Task
-from fedsim.tasks.task import EVALUATION_BATCH
 from fedsim.training.tracing import NotAChain, layers_of
 
+# So many examples at a time: what they become stays in a core's cache.
+PIECE = 128
 # Layers that give an example the same values in training, in evaluation, and in any batch.
 FIXED = (
     *(nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.GroupNorm, nn.LayerNorm),
@@ -80,5 +81,5 @@ def _applied(prefix: nn.Module, task: Task) -> Task:
 
 @torch.no_grad()
 def _features(prefix: nn.Module, examples: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
-    parts = torch.from_numpy(examples).split(EVALUATION_BATCH)
+    parts = torch.from_numpy(examples).split(PIECE)
     return torch.cat([prefix(part.to(device)).cpu() for part in parts]).numpy()
