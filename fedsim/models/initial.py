@@ -25,7 +25,7 @@ def load_initial(module: nn.Module, options: ModelOptions) -> None:
     assert options.initial is not None
     stored = _tensors(options.initial, options.initial_sha256)
     own = {name: parameter.data for name, parameter in module.named_parameters()}
-    skipped = matching("model.initial_skip", options.initial_skip, {**own, **stored})
+    skipped = matching("model.initial_skip", options.initial_skip or (), {**own, **stored})
     wanted = {name for name in own if name not in skipped}
     _check(options.initial, {name: own[name] for name in wanted}, stored, set(stored) - skipped)
     for name in wanted:

@@ -42,6 +42,6 @@ class ModelOptions:
 
     initial: str | None = None
     initial_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    initial_skip: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
+    initial_skip: tuple[str, ...] | None = None
+    freeze: tuple[str, ...] | None = None
     lora: Lora | None = None
