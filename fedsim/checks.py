@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.sampling import All, Cyclic, Fixed, Poisson
@@ -38,6 +39,8 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_scaling(scenario),
         *_weighting(scenario),
         *_evaluation(scenario),
+        *_max_grad_norm(scenario),
+        *_initial(scenario.model),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
         *_finite("model.settings", getattr(scenario.model, "settings", {})),
@@ -257,6 +260,23 @@ def _scaling(scenario: Scenario) -> Iterator[str]:
             'data.scaling.kind = "client": each record would change the scaled values of its client\'s other records, '
             'which an example-level guarantee does not cover; use "constants" or "public"'
         )
+
+
+def _max_grad_norm(scenario: Scenario) -> Iterator[str]:
+    norm = scenario.algorithm.local.max_grad_norm
+    if norm is not None and scenario.privacy.example is not None:
+        yield (
+            f"algorithm.local.max_grad_norm = {norm}: with [privacy.example] every record's gradient is clipped by "
+            "privacy.example.clip_norm, and what is left to scale is mostly noise; leave it out"
+        )
+
+
+def _initial(model: object) -> Iterator[str]:
+    if not isinstance(model, ModelOptions) or model.initial is not None:
+        return
+    for key in ("initial_skip", "initial_sha256"):
+        if getattr(model, key):
+            yield f"model.{key}: only used with model.initial, the file to start from"
 
 
 def _weighting(scenario: Scenario) -> Iterator[str]:

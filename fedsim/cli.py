@@ -221,8 +221,9 @@ def _refuse_beside(what: str, settings: dict[str, Any]) -> None:
 def _refuse_another(scenario: Scenario, run: Path) -> None:
     """Raise ``BadInput`` when the run was started from another scenario: going on would silently ignore this one."""
     import fedsim
+    from fedsim.federation import pinned
 
-    file = run / "scenario.toml"
+    scenario, file = pinned(scenario), run / "scenario.toml"
     if file.exists() and (started := fedsim.load_scenario(file)).digest != scenario.digest:
         raise BadInput(
             f"{run} is a run of another scenario ({started.name}, digest {started.digest}; this one is "

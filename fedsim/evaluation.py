@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedsim.federation import Federation
 from fedsim.params import bind_vector
@@ -34,20 +34,21 @@ def metric_names(federation: Federation) -> tuple[str, ...]:
 
 def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
     """All metrics of the model with these parameters."""
-    module, task = federation.module, federation.task
-    bind_vector(module, params)
+    bind_vector(federation.module, params)
+    # The trainer's model and task leave frozen first layers out: what they make of the examples is known.
+    module, task = federation.trainer.module, federation.trainer.task
     measured = task.measure(module)
     labels = task.objective.labels(task.data.test)
     found = task.objective.metrics(measured, labels)
     if federation.holdings.held_back is not None:
         found |= over_clients(task.objective, measured, labels, federation.holdings.held_back)
-    return found | _unseen(federation, module)
+    return found | _unseen(federation)
 
 
 def assess(federation: Federation, params: Tensor) -> Assessment:
     """All metrics of the final model, and what else is said about it."""
     found = evaluate(federation, params)
-    assessment = federation.task.assess(federation.module)
+    assessment = federation.trainer.task.assess(federation.trainer.module)
     return Assessment(assessment.metrics | found, assessment.tables)
 
 
@@ -74,7 +75,7 @@ def over_clients(
     }
 
 
-def _unseen(federation: Federation, module: nn.Module) -> dict[str, float]:
+def _unseen(federation: Federation) -> dict[str, float]:
     if federation.unseen is None:
         return {}
-    return {f"{name}_unseen": value for name, value in federation.unseen.evaluate(module).items()}
+    return {f"{name}_unseen": value for name, value in federation.unseen.evaluate(federation.module).items()}

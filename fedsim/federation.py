@@ -11,6 +11,7 @@ from fedsim.checks import check_clients
 from fedsim.errors import BadInput
 from fedsim.holdings import Holdings, load_holdings
 from fedsim.models import build_model
+from fedsim.models.transfer import pinned as pinned_model
 from fedsim.params import vector_of
 from fedsim.population import Population
 from fedsim.privacy.gate import check_model
@@ -22,6 +23,7 @@ from fedsim.seeding import Stream, generator
 from fedsim.tasks import TASKS_OF, Task
 from fedsim.training import Trainer, pick_trainer
 from fedsim.training.pick import workers
+from fedsim.training.prefix import without_prefix
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Federation:
 
 def build_federation(scenario: Scenario) -> Federation:
     """Load the data and set everything up; raises ``BadInput`` before anything is written."""
+    scenario = pinned(scenario)
     device = pick_device(scenario.engine.device)
     holdings = load_holdings(scenario)
     population, data = holdings.population, holdings.data
@@ -71,7 +74,9 @@ def build_federation(scenario: Scenario) -> Federation:
     check_model(module, scenario.privacy.example is not None)
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
-    name, trainer, reason = pick_trainer(scenario, module, task, len(population))
+    rest, cached = without_prefix(module, task, scenario.engine.memory_gib * 2**30)
+    name, trainer, reason = pick_trainer(scenario, rest, cached, len(population))
+    reason += "" if rest is module else "; its frozen first layers are applied to every example once"
     if scenario.privacy.example is not None:
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
     parts = (scenario, task, unseen, holdings, population, plan, module, start, trainer)
@@ -83,6 +88,12 @@ def _check_clients(scenario: Scenario, clients: int) -> None:
     problems = list(check_clients(scenario, clients))
     if problems:
         raise BadInput("; ".join(problems) + ".")
+
+
+def pinned(scenario: Scenario) -> Scenario:
+    """The scenario with the SHA-256 of the file that its model starts from; raises ``BadInput`` if there is none."""
+    model = pinned_model(scenario.model)
+    return scenario if model is scenario.model else replace(scenario, model=model)
 
 
 def pick_device(wanted: str) -> torch.device:

@@ -231,11 +231,11 @@ def _last(excess: Callable[[int], float], count: int, parts: int, slope: float) 
 
 def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """What a scenario will spend: per unit, the epsilon of a client that takes part every time it may."""
-    from fedsim.federation import build_federation
+    from fedsim.federation import build_federation, pinned
     from fedsim.loading import load_scenario
     from fedsim.privacy.ledger import max_epsilon
 
-    scenario = load_scenario(path, overrides)
+    scenario = pinned(load_scenario(path, overrides))
     plans = [build_federation(fold).plan for fold in scenario.runs]
     units = []
     if plans[0].example is not None:

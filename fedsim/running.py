@@ -73,15 +73,16 @@ def run(
     Raises ``BadInput`` before anything is written, or ``FedsimError`` later; a spent budget is no error but a status.
     """
     began = time.perf_counter()
-    path = Path(out) if out is not None else default_directory(scenario)
-    if path.exists():
-        raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.")
+    if out is not None and Path(out).exists():
+        raise BadInput(f"The run directory {out} exists already; name another, or use --resume to go on.")
     if len(scenario.runs) > 1:
         together = check_folds(scenario)
-        return _run_folds(scenario, RunDirectory.create(path, scenario), together, (on_round, on_ready))
+        directory = RunDirectory.create(Path(out) if out is not None else default_directory(scenario), scenario)
+        return _run_folds(scenario, directory, together, (on_round, on_ready))
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
-    directory = RunDirectory.create(path, scenario)
+    path = Path(out) if out is not None else default_directory(federation.scenario)
+    directory = RunDirectory.create(path, federation.scenario)
     return _execute(_open(federation, directory, on_round), began, on_ready)
 
 

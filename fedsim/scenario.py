@@ -172,7 +172,8 @@ class Evaluation:
 class EngineSettings:
     """Where clients live and what trains them, on how many threads (``workers`` left out: one for each core).
 
-    ``memory_gib`` bounds the memory of the clients that train at once.
+    ``memory_gib`` bounds the memory of the clients that train at once, and of what frozen first layers make of the
+    examples, which is kept if it fits.
     """
 
     kind: Literal["inprocess"] = "inprocess"

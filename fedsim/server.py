@@ -21,7 +21,7 @@ from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.evaluation import evaluate, metric_names
 from fedsim.federation import Federation
 from fedsim.messages import TrainJob, pack_job
-from fedsim.params import Layout
+from fedsim.models.transfer import whole_model
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import adapted
@@ -246,5 +246,5 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
 
 
 def named_parameters(federation: Federation, params: Tensor) -> dict[str, Tensor]:
-    """The flat parameters as named tensors."""
-    return Layout.of(federation.module).views(params)
+    """The whole model as named tensors: the flat parameters, and what is frozen."""
+    return whole_model(federation.module, params)

@@ -472,7 +472,7 @@ def another(value: Any, path: str) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
-        return value + 1 if isinstance(value, int) else value * 1.0625 or 0.0625
+        return value + 1 if isinstance(value, int) else (value or 0.5) * 1.0625
     if isinstance(value, list):
         return [*value, value[-1]]
     names = [name for node in tables(SCHEMA) if isinstance(node, dict) for name in node.get("enum", [])]

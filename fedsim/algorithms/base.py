@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
 from fedsim.schedules import SCHEDULES, Constant, Schedule
-from fedsim.settings import Count, Positive, choice, section
+from fedsim.settings import Count, NonNegative, Positive, choice, section
 
 if TYPE_CHECKING:
     ScheduleChoice = Schedule
@@ -25,6 +26,9 @@ class LocalTraining:
     """``epochs`` over the client's records, or exactly ``steps``; any element-wise ``torch.optim`` by name.
 
     The learning rate follows ``schedule`` over the rounds, and rises evenly to it in the first ``warmup_rounds``.
+    ``max_grad_norm`` scales each step's gradient to at most this length (Pascanu et al. 2013, arXiv 1211.5063; not
+    with [privacy.example], which clips every record's). ``l1`` and ``l2`` then add what ``l1 |w|`` and ``l2 / 2 |w|^2``
+    in the loss would: to the gradient that DP-SGD has noised, as post-processing.
     """
 
     epochs: Count = 1
@@ -35,6 +39,21 @@ class LocalTraining:
     schedule: ScheduleChoice = Constant()
     warmup_rounds: Annotated[int, Field(ge=0)] = 0
     options: dict[str, Any] = field(default_factory=dict)
+    l1: NonNegative = 0.0
+    l2: NonNegative = 0.0
+    max_grad_norm: Positive | None = None
+
+    def scaled(self, gradient: Float[Tensor, "clients params"]) -> Float[Tensor, "clients params"]:
+        """Each client's gradient, no longer than ``max_grad_norm``."""
+        if self.max_grad_norm is None:
+            return gradient
+        norms = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        factors: Tensor = (self.max_grad_norm / norms).clamp(max=1)
+        return gradient * factors
+
+    def penalties(self, weights: Float[Tensor, "clients params"]) -> Float[Tensor, "clients params"]:
+        """The penalties' gradient."""
+        return self.l1 * weights.sign() + self.l2 * weights
 
     def learning_rate_at(self, round_: int, rounds: int, losses: Sequence[float]) -> float:
         """The learning rate of a round, counted from 1; ``losses`` are those of the evaluations so far."""

@@ -10,6 +10,7 @@ from fedsim.models.linear import Linear
 from fedsim.models.logistic import Logistic
 from fedsim.models.lstm import Lstm
 from fedsim.models.mlp import Mlp
+from fedsim.models.options import Lora, ModelOptions
 from fedsim.models.resnet import ResNet
 from fedsim.models.transformer import Transformer
 
@@ -24,4 +25,15 @@ MODELS = {
     "transformer": Transformer,  # Vaswani et al. 2017, arXiv 1706.03762
 }
 
-__all__ = ["MODELS", "Autoencoder", "Cnn", "Custom", "Mlp", "ModelSettings", "Signature", "build_model"]
+__all__ = [
+    "MODELS",
+    "Autoencoder",
+    "Cnn",
+    "Custom",
+    "Lora",
+    "Mlp",
+    "ModelOptions",
+    "ModelSettings",
+    "Signature",
+    "build_model",
+]

@@ -13,6 +13,7 @@ from torch import nn
 from fedsim.errors import BadInput
 from fedsim.models.build import Signature
 from fedsim.models.layers import ACTIVATIONS, Activation, Initialisation, Width
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 Size = tuple[int, int]
@@ -20,7 +21,7 @@ Size = tuple[int, int]
 
 @section
 @dataclass(frozen=True)
-class Autoencoder:
+class Autoencoder(ModelOptions):
     """Convolutions of stride 2, ``bottleneck`` values, and transposed convolutions ("deconvolution") back.
 
     ``channels`` are those after each convolution; the decoder has the same ones in the other order (Hinton and

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from fedsim.errors import BadInput
 from fedsim.models.layers import dropout_layers, initialise
+from fedsim.models.options import ModelOptions
 from fedsim.models.replace import replace_layers
+from fedsim.models.transfer import adapt
 from fedsim.seeding import Stream, torch_generator
 
 
@@ -31,7 +33,7 @@ class Signature:
 
 
 class ModelSettings(Protocol):
-    """What an entry of the table of models offers."""
+    """What an entry of the table of models offers; those with ``ModelOptions`` can start from saved weights too."""
 
     @property
     def name(self) -> str:
@@ -77,6 +79,8 @@ def build_model(settings: ModelSettings, signature: Signature, seed: int) -> nn.
         module = settings.build(signature).float()
     replace_layers(module, settings.name)
     initialise(module, getattr(settings, "initialisation", "default"), rng)
+    if isinstance(settings, ModelOptions):
+        module = adapt(module, settings, seed)
     _try_one_example(module, settings.name, signature)
     return module
 

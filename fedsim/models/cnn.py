@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -23,6 +24,7 @@ from fedsim.models.layers import (
     normalisation_layers,
 )
 from fedsim.models.mlp import dense_head
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 
@@ -41,8 +43,11 @@ class Convolution:
 
 @section
 @dataclass(frozen=True)
-class Cnn:
-    """Convolutions, then fully connected layers of the widths in ``hidden`` (LeCun et al. 1998)."""
+class Cnn(ModelOptions):
+    """Convolutions, then fully connected layers of the widths in ``hidden`` (LeCun et al. 1998).
+
+    Parameters are called ``features.*`` and ``head.*``.
+    """
 
     name: Literal["cnn"] = "cnn"
     convolutions: tuple[Convolution, ...] = (Convolution(16), Convolution(32))
@@ -71,4 +76,5 @@ class Cnn:
         except RuntimeError as error:
             raise BadInput(f"model.convolutions do not fit images of {list(shape)}: {error}.") from error
         head = dense_head([width, *self.hidden, math.prod(signature.outputs)], self.activation, self.dropout)
-        return nn.Sequential(*features, Dropout(self.dropout), *head)
+        features.append(Dropout(self.dropout))
+        return nn.Sequential(OrderedDict(features=features, head=nn.Sequential(*head)))

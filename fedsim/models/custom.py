@@ -11,12 +11,13 @@ from torch import nn
 from fedsim.errors import BadInput
 from fedsim.imports import load_object
 from fedsim.models.build import Signature
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 
 @section
 @dataclass(frozen=True)
-class Custom:
+class Custom(ModelOptions):
     """``name = "package.module:Class"``; the class is called with ``settings`` and must return an ``nn.Module``."""
 
     name: Annotated[str, Field(pattern=":")]

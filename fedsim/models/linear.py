@@ -10,12 +10,13 @@ from torch import nn
 
 from fedsim.models.build import Signature, check_numbers
 from fedsim.models.layers import Initialisation
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 
 @section
 @dataclass(frozen=True)
-class Linear:
+class Linear(ModelOptions):
     """Linear regression: one linear layer, which starts at zero (Legendre 1805)."""
 
     name: Literal["linear"] = "linear"

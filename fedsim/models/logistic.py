@@ -10,12 +10,13 @@ from torch import nn
 from fedsim.models.build import Signature
 from fedsim.models.layers import Initialisation
 from fedsim.models.linear import linear_layer
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 
 @section
 @dataclass(frozen=True)
-class Logistic:
+class Logistic(ModelOptions):
     """Multinomial logistic regression: one linear layer, which starts at zero (Cox 1958)."""
 
     name: Literal["logistic"] = "logistic"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedsim.models.build import Signature
 from fedsim.models.layers import Initialisation, Probability, Width
+from fedsim.models.options import ModelOptions
 from fedsim.models.recurrent import LSTM
 from fedsim.models.sequence import Body, SequenceModel, check_sequence, embedding
 from fedsim.settings import section
@@ -17,7 +18,7 @@ from fedsim.settings import section
 
 @section
 @dataclass(frozen=True)
-class Lstm:
+class Lstm(ModelOptions):
     """Long short-term memory over sequences of tokens or numbers (Hochreiter and Schmidhuber 1997).
 
     Tokens get an ``embedding`` of so many values (the sizes of McMahan et al. 2017, arXiv 1602.05629, are 8, 256 and 2

@@ -20,6 +20,7 @@ from fedsim.models.layers import (
     Width,
     normalisation_layers,
 )
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 # Of two values without height and width, normalisation would leave nothing but which is larger.
@@ -39,7 +40,7 @@ def dense_head(
 
 @section
 @dataclass(frozen=True)
-class Mlp:
+class Mlp(ModelOptions):
     """Fully connected layers of the widths in ``hidden``."""
 
     name: Literal["mlp"] = "mlp"

@@ -20,12 +20,13 @@ from fedsim.models.layers import (
     Width,
     normalisation_layers,
 )
+from fedsim.models.options import ModelOptions
 from fedsim.settings import section
 
 
 @section
 @dataclass(frozen=True)
-class ResNet:
+class ResNet(ModelOptions):
     """Small residual network with group normalisation (He et al. 2016, arXiv 1512.03385; Wu and He 2018).
 
     ``blocks`` of two convolutions at each of ``widths``, the image half as large at each next width: those of He et

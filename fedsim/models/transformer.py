@@ -13,13 +13,14 @@ from fedsim.errors import BadInput
 from fedsim.models.attention import EncoderLayer
 from fedsim.models.build import Signature
 from fedsim.models.layers import Activation, Initialisation, Probability, Width
+from fedsim.models.options import ModelOptions
 from fedsim.models.sequence import Body, SequenceModel, check_sequence, embedding, per_position
 from fedsim.settings import section
 
 
 @section
 @dataclass(frozen=True)
-class Transformer:
+class Transformer(ModelOptions):
     """Self-attention over sequences of tokens or numbers (Vaswani et al. 2017, arXiv 1706.03762).
 
     For one vector per example every position sees all others and their mean is used; for one per position each sees

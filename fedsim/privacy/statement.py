@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.federation import Federation
+from fedsim.models import ModelOptions
 from fedsim.privacy.accounting import cross_check
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.events import Composition
@@ -212,6 +213,12 @@ def outside(federation: Federation) -> list[str]:
         lines.append("The number of records of each client, used as its weight.")
     if federation.task.data.notes:
         lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
+    model = federation.scenario.model
+    if isinstance(model, ModelOptions) and model.initial is not None:
+        lines.append(
+            f"Training starts from the weights in {model.initial} (SHA-256 {model.initial_sha256}), which count as "
+            "public: what they were trained on is not covered, so it must not hold records that this run protects."
+        )
     lines.append(
         "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation are "
         "for the experimenter only."

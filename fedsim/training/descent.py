@@ -18,7 +18,8 @@ from fedsim.training.work import Work, dropout_masks
 
 def pull_of(algorithm: Algorithm) -> float | None:
     """How strongly a plain SGD step is pulled to the round's start; None if the algorithm's step is another one."""
-    plain = algorithm.local.optimizer == "sgd" and not any(algorithm.local.options.values())
+    local = algorithm.local
+    plain = local.optimizer == "sgd" and not any((*local.options.values(), local.l1, local.l2, local.max_grad_norm))
     return algorithm.pull if plain and type(algorithm).transform is Algorithm.transform else None
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsim.algorithms import Algorithm
+from fedsim.algorithms import Algorithm, LocalTraining
 from fedsim.native.build import NoNative, library
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
@@ -102,7 +102,7 @@ class NativeTrainer(Trainer):
             learning_rate=algorithm.local.learning_rate,
             pull=algorithm.pull,
             denominator=work.denominator,
-            **algorithm.local.options,
+            **_sgd_options(algorithm.local),
         )
         if noise is not None:
             settings.deviations, settings.clip_norm = kept(noise.deviations), noise.clip_norm
@@ -180,6 +180,11 @@ class NativeTrainer(Trainer):
     def __del__(self) -> None:
         for model in getattr(self, "_models", {}).values():
             self._library.fedsim_close(ctypes.c_void_p(model))
+
+
+def _sgd_options(local: LocalTraining) -> dict[str, Any]:
+    """Options of SGD; an L2 penalty's gradient is weight decay."""
+    return local.options | {"weight_decay": local.options.get("weight_decay", 0.0) + local.l2}
 
 
 class _Kept:
@@ -289,6 +294,8 @@ def obstacle(module: nn.Module, task: Task, algorithm: Algorithm, per_layer: boo
         return "it knows SGD with momentum and weight decay only"
     if type(algorithm).transform is not Algorithm.transform:
         return f"it does not know {type(algorithm).__name__}"
+    if local.l1 or local.max_grad_norm is not None:
+        return f"it does not know {'algorithm.local.l1' if local.l1 else 'algorithm.local.max_grad_norm'}"
     if per_layer:
         return "it does not clip layer by layer"
     try:

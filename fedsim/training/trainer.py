@@ -97,17 +97,16 @@ class Trainer(ABC):
 def train_block(trainer: Trainer, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
     """Train every client from ``start``; the clients that still train are always the first rows of the stack."""
     result = Trained(torch.empty(len(work.clients), start.numel(), dtype=start.dtype, device=start.device))
-    weights = start.repeat(len(work.clients), 1)
-    optimizer = build_optimizer(
-        algorithm.local.optimizer, weights, algorithm.local.learning_rate, algorithm.local.options
-    )
+    weights, local = start.repeat(len(work.clients), 1), algorithm.local
+    optimizer = build_optimizer(local.optimizer, weights, local.learning_rate, local.options)
     for step in range(work.lengths.shape[1]):
         active = work.active(step)
         if active < len(weights):
             result.updates[active : len(weights)] = weights[active:]
             weights = _keep_first(optimizer, weights, active)
-        gradient = step_gradient(trainer, weights, work, step, result)
-        weights.grad = algorithm.transform(gradient, weights, start)
+        gradient = local.scaled(step_gradient(trainer, weights, work, step, result))
+        gradient = algorithm.transform(gradient, weights, start)
+        weights.grad = gradient + local.penalties(weights) if local.l1 or local.l2 else gradient
         optimizer.step()
     result.updates[: len(weights)] = weights
     result.updates -= start

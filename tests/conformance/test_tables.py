@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import fedsim
 from fedsim.algorithms import ALGORITHMS
@@ -18,7 +18,7 @@ from fedsim.console import print_tables
 from fedsim.data import SOURCES, Digits
 from fedsim.federation import build_federation
 from fedsim.loading import load_scenario, parse_scenario
-from fedsim.models import MODELS, Autoencoder, Custom, Mlp
+from fedsim.models import MODELS, Autoencoder, Custom, Mlp, Signature, build_model
 from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Evaluation
@@ -70,6 +70,20 @@ def needs_settings(source: str) -> None:
         pytest.skip(f'data.source = "{source}" needs settings of its own: {", ".join(missing)}')
 
 
+def elsewhere(scenario, folder: Path) -> list[str]:
+    """Overrides for the files that a scenario names in the folder where it is run: data, and a run's model."""
+    overrides = []
+    if getattr(scenario.data, "path", None):
+        overrides.append(f"data.path={os.environ['FEDSIM_DATA']}/{Path(scenario.data.path).name}")
+    if scenario.model.initial:
+        fresh = replace(scenario.model, initial=None, initial_skip=(), freeze=())
+        signature = Signature(scenario.data.load(0).shape, (10,))
+        file = folder / "model.safetensors"
+        save_file(dict(build_model(fresh, signature, seed=1).named_parameters()), file)
+        overrides.append(f"model.initial={file}")
+    return overrides
+
+
 def short_run(scenario, folder: Path, stop=None) -> fedsim.Result:
     """Run it, and check what every run promises: the rounds, finite metrics, one statement per protected unit."""
     result = fedsim.run(scenario, folder / "run", stop)
@@ -112,6 +126,8 @@ def test_a_shipped_scenario_runs(file, tmp_path):
     """Each runs two of its own rounds, calibrated for all of them; where a round takes long, with two steps at most."""
     scenario = load_scenario(file)
     needs_data(scenario.data.source)
+    own = elsewhere(scenario, tmp_path)
+    scenario = load_scenario(file, own)
     if scenario.population.clients == 1:  # a round of one client with all of MNIST takes minutes
         federation = build_federation(scenario)
         assert len(federation.population) == 1
@@ -119,7 +135,7 @@ def test_a_shipped_scenario_runs(file, tmp_path):
         return
     if scenario.data.source not in BUILT_IN:
         small = ['cohort.sampling={kind="fixed", size=2}', "algorithm.local.steps=2"]
-        scenario = load_scenario(file, small)
+        scenario = load_scenario(file, [*own, *small])
     short_run(replace(scenario, evaluation=Evaluation()), tmp_path, after_two_rounds)
 
 
