@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fedsim.privacy.accounting_export import to_dp_event, to_json
@@ -26,6 +26,9 @@ __all__ = [
     "to_dp_event",
     "to_json",
 ]
+
+
+_VAST = 1e3  # beyond this epsilon a grid may be too coarse to show that sampling helps
 
 
 class AccountantsDisagree(RuntimeError):
@@ -107,7 +110,11 @@ def rough_epsilon(composition: Composition, delta: float, coarseness: float = 1.
     steps = _steps(live)
     if len(steps) == 1 and steps[0][0].kind == "gaussian":
         return _gaussian_epsilon(steps[0][0].shift, delta)
-    return pld_epsilon(steps, delta, rdp_epsilon(live, delta), coarseness)
+    value = pld_epsilon(steps, delta, rdp_epsilon(live, delta), coarseness)
+    if value < _VAST:
+        return value
+    unsampled = _steps(tuple((replace(event, rate=1.0), count) for event, count in live))
+    return min(value, _gaussian_epsilon(unsampled[0][0].shift, delta))  # sub-sampling never hurts: they are convex
 
 
 @lru_cache(maxsize=65536)

@@ -14,62 +14,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from fedsim.privacy.accounting_grids import _CHAINS, _TILTS, Floats, Grid, _log_spectrum
 
-_CHAINS = 8
-_TILTS: Floats = np.exp2(np.arange(-10, 20, 1 / _CHAINS))  # fine: log moments of a sub-sampled step have a kink
 _EXCESS: Floats = _TILTS * np.log(_TILTS) - (1 + _TILTS) * np.log1p(_TILTS)  # log max (1 - exp(-x)) exp(-tilt x)
 _WINDOW_MASS = 1e-10  # tilted mass that may fall outside the window; it is counted, never dropped
 _LOST = 10.0  # a smaller window may cost a factor of exp(_LOST) in accuracy, of the 1e9 or more that there are to spare
 _WINDOW_POINTS = 1 << 22  # the largest window: about 200 MB while composing
 _KEPT_POINTS = 1 << 20  # the largest window whose spectra are kept, 8 MB each
-_NEGLIGIBLE = 1e-150  # smaller weights are left out: their squares are subnormal, which is slow
 _FAINTEST = -60.0  # logarithm of the smallest frequency that is not left out; rounding is at -36
 _FEW = 1 / 32  # a share of frequencies below which they are summed one by one, which is quicker than an FFT
-_ROUNDING = 1e-16  # of a sum of tilted masses, at most; it is added, which shows where delta is below 1e-11
-_CLEAR = 22.0  # log of how many times its tilted mass over delta a mass may be, so that rounding is below _DELTA_SLACK
+_ROUNDING = 2e-15  # of a frequency of one step over the norm of what is transformed; the RMS found is up to 1.4e-15
+_CLEAR = 22.0  # log of how many times its tilted mass over delta a mass may be for its tails to be summed by frequency
+_UNCLEAR = 1e-3  # a share of delta: where rounding may be more, a tilt nearer to epsilon is tried
 _DELTA_SLACK = 1e-7  # relative to delta: what is given away for rounding (below 1e-9) and for a shorter tail
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """A one-step loss distribution: ``masses`` at the multiples of ``interval`` from ``first`` on, and at infinity."""
-
-    first: int
-    masses: Floats
-    infinity: float
-    interval: float
-    log_moments: Floats
-
-    @classmethod
-    def of(cls, first: int, masses: Floats, infinity: float, interval: float) -> Grid:
-        """A grid with its log moments."""
-        return cls(first, masses, infinity, interval, _log_moments(first, masses, interval))
-
-    @property
-    def last(self) -> int:
-        """The number of the largest finite loss."""
-        return self.first + len(self.masses) - 1
-
-
-def _log_moments(first: int, masses: Floats, interval: float) -> Floats:
-    """log E exp(theta loss) for theta in _TILTS, by squaring weights (an exp for each tilt would dominate the cost)."""
-    below = -interval * np.arange(len(masses) - 1, -1, -1, dtype=np.float64)
-    top = (first + len(masses) - 1) * interval
-    moments: Floats = np.empty_like(_TILTS)
-    for chain in range(_CHAINS):
-        weights, kept = np.exp(_TILTS[chain] * below), masses
-        for i in range(chain, len(_TILTS), _CHAINS):
-            start = int(np.searchsorted(weights, _NEGLIGIBLE))
-            weights, kept = weights[start:], kept[start:]
-            moments[i] = _TILTS[i] * top + math.log(kept @ weights)
-            weights = weights * weights
-    return moments
 
 
 @dataclass(frozen=True)
@@ -82,17 +43,18 @@ class _Window:
     outside: float
 
 
-def _window(totals: Floats, edges: Floats, delta: float, from_zero: bool) -> _Window:
+def _window(totals: Floats, edges: Floats, delta: float, at: int | None) -> _Window:
     """Choose the tilt, and bound where all but a negligible part of the tilted sum lies (Chernoff on either side).
 
     The tilt with the smallest bound on epsilon is the most accurate one. But half of it, or less, often makes the
     window far smaller: when steps sample rarely, the tilted sum has a second hump far out. So of the powers of two
     below it that lose at most _LOST to it, the one with the smallest window is taken, with less mass left outside.
-    ``totals`` are log moments, ``edges`` the smallest and the largest loss.
+    ``totals`` are log moments, ``edges`` the smallest and the largest loss. ``at`` is the number of a tilt to take;
+    that of the least puts the window's start at zero or below.
     """
     bounds = (totals - math.log(delta)) / _TILTS
     best = float(bounds.min())
-    octaves = np.arange(0, 1 if from_zero else int(np.argmin(bounds)) + 1, _CHAINS)
+    octaves = np.arange(0, int(np.argmin(bounds)) + 1, _CHAINS) if at is None else np.array([at])
     lost = _TILTS[octaves] * (bounds[octaves] - best)
     fit = lost <= max(_LOST, lost[-1])
     octaves, outside = octaves[fit], math.log(_WINDOW_MASS) - lost[fit]
@@ -103,7 +65,7 @@ def _window(totals: Floats, edges: Floats, delta: float, from_zero: bool) -> _Wi
     highs = np.min(slopes, axis=1, initial=math.inf, where=apart > 0)
     highs = np.minimum(np.maximum(highs, best), edges[1])  # above the bound, what is missed weighs little in delta
     chosen = int(np.argmin(highs - lows))
-    low = min(float(lows[chosen]), 0.0) if from_zero else float(lows[chosen])
+    low = min(float(lows[chosen]), 0.0) if at == 0 else float(lows[chosen])
     return _Window(float(_TILTS[octaves[chosen]]), low, float(highs[chosen]), float(outside[chosen]))
 
 
@@ -111,19 +73,6 @@ def _length(points: int) -> int:
     """The length of a quick FFT that is at least ``points``: one of four in every power of two."""
     unit = 1 << max(0, points.bit_length() - 3)
     return unit * -(-points // unit)
-
-
-@lru_cache(maxsize=16)
-def _log_spectrum(grid: Grid, tilt: float, points: int) -> tuple[Floats, Floats, float]:
-    """Log of the size, and phase, of a tilted step's characteristic function, and the log of its normaliser."""
-    below = grid.interval * tilt * np.arange(1 - len(grid.masses), 1)
-    start = int(np.searchsorted(below, math.log(_NEGLIGIBLE)))
-    index = np.arange(grid.first + start, grid.last + 1)
-    weights = grid.masses[start:] * np.exp(below[start:])
-    total = float(weights.sum())
-    spectrum = np.fft.rfft(np.bincount(index % points, weights=weights / total, minlength=points))
-    sizes = np.log(np.maximum(np.abs(spectrum), _NEGLIGIBLE))
-    return sizes, np.angle(spectrum), math.log(total) + tilt * grid.interval * grid.last
 
 
 @dataclass(frozen=True)
@@ -136,6 +85,7 @@ class _Sum:
     interval: float
     tilt: float
     log_total: float
+    rounding: float  # of the tails at a loss, at most, in units of its ``untilted``; it is added
 
     @classmethod
     def of(cls, grids: Sequence[Grid], counts: Sequence[int], window: _Window) -> _Sum:
@@ -144,13 +94,24 @@ class _Sum:
         start = math.floor(window.low / interval) - 1
         points = _length(math.ceil(window.high / interval) + 2 - start)
         log_spectrum = _log_spectrum if points <= _KEPT_POINTS else _log_spectrum.__wrapped__
-        parts = [(count, *log_spectrum(grid, window.tilt, points)) for grid, count in zip(grids, counts, strict=True)]
-        sizes = np.sum([count * size for count, size, _, _ in parts], axis=0)
-        kept = int(np.flatnonzero(sizes > _FAINTEST)[-1]) + 1  # few, as the density of a sum of many losses is smooth
-        phases = np.sum([count * phase[:kept] for count, _, phase, _ in parts], axis=0)
-        spectrum = np.exp(sizes[:kept]) * (np.cos(phases) + 1j * np.sin(phases))
-        log_total = sum(count * total for count, _, _, total in parts)
-        return cls(spectrum, points, start, interval, window.tilt, log_total)
+        kept, log_total, centre = points // 2 + 1, 0.0, 0
+        noises: list[tuple[int, float, float]] = []
+        sizes: Floats = np.zeros(1)
+        phases: Floats = np.zeros(1)
+        for grid, count in zip(grids, counts, strict=True):
+            part = log_spectrum(grid, window.tilt, points)
+            sizes = count * part.sizes[:kept] + (sizes[:kept] if noises else 0.0)
+            kept = int(np.flatnonzero(sizes > _FAINTEST)[-1]) + 1  # few, as a sum of many losses has a smooth density
+            phases = count * part.phases[:kept] + (phases[:kept] if noises else 0.0)
+            noises.append((count, part.norm, part.slope))
+            log_total, centre = log_total + count * part.log_total, centre + count * part.centre
+        turns = np.arange(kept)
+        errors = sum((count * np.minimum(norm, slope * turns) for count, norm, slope in noises), np.zeros(kept))
+        phases -= 2 * math.pi / points * (turns * (centre % points) % points)
+        sizes = np.exp(sizes[:kept])
+        spectrum = sizes * (np.cos(phases) + 1j * np.sin(phases))
+        rounding = _rounding(sizes, errors, points, interval * window.tilt, interval)
+        return cls(spectrum, points, start, interval, window.tilt, log_total, rounding)
 
     @property
     def first(self) -> int:
@@ -176,7 +137,7 @@ class _Sum:
         """Epsilon, by bisection; None if it is below the loss of number ``first``."""
 
         def excess(loss: int) -> float:
-            return tails(loss)[0] + _ROUNDING * self.untilted(loss) - delta
+            return tails(loss)[0] + self.rounding * self.untilted(loss) - delta
 
         low, high = first - 1, self.last  # the excess is positive at low, and not at high
         while high - low > 1:
@@ -188,9 +149,22 @@ class _Sum:
         share = excess(high) / scaled if scaled > 0 else -1.0  # too low where rounding made the excess positive at low
         return high * self.interval + max(math.log1p(share) if share > -1 else -math.inf, -self.interval)
 
-    def untilted(self, loss: int) -> float:
+    def untilted(self, loss: float) -> float:
         """How many times its tilted mass the mass of a loss is, given its number."""
         return math.exp(min(self.log_total - self.tilt * self.interval * loss, 700.0))
+
+
+def _rounding(sizes: Floats, errors: Floats, points: int, tilt: float, interval: float) -> float:
+    """A bound on what rounding adds to, or takes from, the tails of a sum at a loss, over the loss's ``untilted``.
+
+    A frequency weighs 1 / (1 - exp(i turn - tilt)) in a sum of tilted masses, and less in that of masses times
+    1 - exp(l - loss). ``errors`` are those that counts multiply; others, of the size of a sum, are made at the end.
+    """
+    turns = np.sin(math.pi / points * np.arange(len(sizes))) ** 2
+    heavy = 2 / points / np.sqrt(math.expm1(-tilt) ** 2 + 4 * math.exp(-tilt) * turns)
+    other = np.sqrt(math.expm1(-tilt - interval) ** 2 + 4 * math.exp(-tilt - interval) * turns)
+    light = heavy * (math.exp(-tilt) * -math.expm1(-interval)) / other
+    return _ROUNDING * float((sizes * heavy).sum() + (errors * light).sum())
 
 
 Tails = Callable[[int], tuple[float, float]]
@@ -220,10 +194,10 @@ def _series(total: _Sum) -> Tails:
     tilts = total.interval * np.array([[total.tilt], [total.tilt + 1]])
     turns = 2j * math.pi / total.points * np.arange(len(total.spectrum))
     weights = total.spectrum * np.where(turns == 0, 1, 2) / (total.points * -np.expm1(turns - tilts))
-    beyond = (weights * np.exp(turns * (total.last + 1))).sum(axis=1).real
+    beyond = (weights * np.exp(turns * ((total.last + 1) % total.points))).sum(axis=1).real
 
     def tails(loss: int) -> tuple[float, float]:
-        sums = (weights * np.exp(turns * loss)).sum(axis=1).real
+        sums = (weights * np.exp(turns * (loss % total.points))).sum(axis=1).real
         sums -= beyond * np.exp((loss - total.last - 1) * tilts[:, 0])
         sums *= total.untilted(loss)
         return float(sums[0] - sums[1]), float(sums[1])
@@ -232,11 +206,11 @@ def _series(total: _Sum) -> Tails:
 
 
 def composed_epsilon(
-    grids: Sequence[Grid], counts: Sequence[int], delta: float, floor: float = 0.0, from_zero: bool = False
+    grids: Sequence[Grid], counts: Sequence[int], delta: float, floor: float = 0.0, at: int | None = None
 ) -> float | None:
     """Epsilon of the sum of ``counts`` losses of each grid, or ``floor`` where that is larger.
 
-    None where the window would need too many points at the grids' interval. ``from_zero`` hardly tilts at all.
+    None where the window would need too many points at the grids' interval. ``at`` is the number of a tilt to take.
     """
     interval, times = grids[0].interval, np.array(counts, np.float64)[:, None]
     target = delta * (1 - _DELTA_SLACK) - sum(count * grid.infinity for grid, count in zip(grids, counts, strict=True))
@@ -246,15 +220,21 @@ def composed_epsilon(
     if float(np.min((totals - math.log(target) + _EXCESS) / _TILTS)) <= floor:
         return floor
     edges = (times * [(grid.first, grid.last) for grid in grids]).sum(axis=0) * interval
-    window = _window(totals, edges, delta, from_zero)
+    window = _window(totals, edges, delta, at)
     if (window.high - window.low) / interval > _WINDOW_POINTS - 4:
         return None
     total = _Sum.of(grids, counts, window)
     if total.last < 0:
         return floor
     if window.high < edges[1]:  # what lies above the window has at most this much untilted mass: it counts as infinite
-        target -= math.exp(window.outside + min(total.log_total - window.tilt * total.last * interval, 0.0))
+        target -= math.exp(window.outside + total.log_total - window.tilt * total.last * interval)
     value = total.epsilon(target) if target > 0 else math.inf
-    if 0 < value < window.low and not from_zero:  # the tilt put the window too high
-        return composed_epsilon(grids, counts, delta, floor, from_zero=True)
+    missed = value < window.low  # the tilt put the window too high
+    if 0 < value < math.inf and (missed or total.rounding * total.untilted(value / interval) > _UNCLEAR * target):
+        used = int(np.searchsorted(_TILTS, window.tilt))
+        nearer = max(0, min(int(np.argmin(totals - _TILTS * value)), used - _CHAINS * missed))
+        if nearer < used or (missed and at != 0):
+            again = composed_epsilon(grids, counts, delta, floor, nearer)
+            if missed or again is not None:
+                return again if missed or again is None else min(max(value, floor), again)
     return max(value, floor)

@@ -14,12 +14,14 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedsim.privacy.accounting_compose import Grid, composed_epsilon
+from fedsim.privacy.accounting_compose import composed_epsilon
+from fedsim.privacy.accounting_grids import Grid
 from fedsim.privacy.accounting_profiles import Direction, loss_range, profile
 
 Floats = npt.NDArray[np.float64]
 
 _STEP_POINTS = 1 << 19  # the largest one-step grid: 4 MB
+_LARGEST_INTERVAL = 512.0  # beyond it its exponential overflows
 _SMALLEST_SCALE = 2e-4  # below it the error is up to about 3e-5 absolute; a finer interval would drown in rounding
 
 
@@ -52,7 +54,7 @@ def _one_step(mechanism: Mechanism, direction: Direction, interval: float) -> Gr
     steps, growth = np.diff(deltas), math.expm1(interval)
     masses = np.empty_like(deltas)
     masses[0] = 1 - deltas[0] + steps[0] / growth
-    masses[1:-1] = (steps[1:] - steps[:-1] * math.exp(interval)) / growth
+    masses[1:-1] = np.diff(steps) / growth - steps[:-1]  # as steps * exp(interval) would lose digits
     masses[-1] = steps[-1] / math.expm1(-interval)
     masses = np.maximum(masses, 0.0)
     masses = masses[: int(np.flatnonzero(masses)[-1]) + 1]
@@ -86,7 +88,7 @@ def _interval(epsilon: float, count: int) -> float:
 
 
 def pld_epsilon(steps: Steps, delta: float, guess: float, coarseness: float = 1.0) -> float:
-    """Upper bound on epsilon of a composition of steps of one relation.
+    """Upper bound on epsilon of a composition of steps of one relation; infinity where only a vast one could be found.
 
     ``guess`` (finite) only chooses the first loss interval: the result owes nothing to it, so that the accountant that
     made the guess remains an independent check. ``coarseness`` widens the interval: the error grows with its square,
@@ -97,11 +99,11 @@ def pld_epsilon(steps: Steps, delta: float, guess: float, coarseness: float = 1.
     while value is None or (_SMALLEST_SCALE < value < 0.6 * scale):
         # A guess far too large chose an interval far too wide: refine with the better value.
         scale = scale if value is None else value
-        wanted = coarseness * _interval(scale, count)
+        wanted = min(coarseness * _interval(scale, count), _LARGEST_INTERVAL)
         if value is not None and wanted >= interval:
             break
         interval, value = wanted, _at_interval(steps, delta, wanted)
         while value is None:
             interval *= 2
-            value = _at_interval(steps, delta, interval)
+            value = _at_interval(steps, delta, interval) if interval <= _LARGEST_INTERVAL else math.inf
     return value
