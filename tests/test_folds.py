@@ -23,6 +23,13 @@ from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
 FOLDS = ["evaluation.folds=2", "rounds=2", 'population={clients=3, partition={kind="iid"}}']
 
 
+@pytest.fixture
+def no_reports(monkeypatch):
+    """Drawing figures takes longer than these runs."""
+    for module in ("running", "folds"):
+        monkeypatch.setattr(f"fedsim.{module}.build_report", lambda path: path)
+
+
 def scenario(text=SMALL, *overrides):
     return parse_scenario(text, "x", [*FOLDS, *overrides])
 
@@ -44,6 +51,7 @@ def test_the_summary_holds_mean_and_deviation_over_the_folds(tmp_path):
         assert (tmp_path / "run" / folder / "scenario.toml").exists()
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_a_fold_run_by_itself_is_the_fold(tmp_path):
     fedsim.run(scenario(), tmp_path / "all")
     fedsim.run(scenario(SMALL, "evaluation.fold=2"), tmp_path / "one")
@@ -51,6 +59,7 @@ def test_a_fold_run_by_itself_is_the_fold(tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_a_stopped_cross_validation_goes_on_without_running_a_finished_fold_again(tmp_path):
     rounds = []
 
@@ -70,6 +79,7 @@ def test_a_stopped_cross_validation_goes_on_without_running_a_finished_fold_agai
     assert resumed.privacy == whole.privacy
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_epsilon_composes_the_events_of_all_folds(tmp_path):
     """The oracle adds up every client's events fold by fold, from the plans alone."""
     chosen = scenario(SMALL + EXAMPLE_PRIVACY + CLIENT_PRIVACY)
@@ -94,11 +104,13 @@ def test_epsilon_composes_the_events_of_all_folds(tmp_path):
     assert [unit["epsilon"] for unit in planned] == pytest.approx([max(records), clients])
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_a_fold_says_that_it_is_not_alone(tmp_path):
     result = fedsim.run(scenario(SMALL + EXAMPLE_PRIVACY, "evaluation.fold=1"), tmp_path / "run")
     assert any("fold 1 of 2 alone" in flag for flag in result.privacy[0]["flags"])
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_a_target_is_said_to_be_that_of_each_fold(tmp_path):
     text = SMALL + EXAMPLE_PRIVACY.replace("noise_multiplier = 1.1", "target_epsilon = 2.0")
     result = fedsim.run(scenario(text), tmp_path / "run")
@@ -108,6 +120,7 @@ def test_a_target_is_said_to_be_that_of_each_fold(tmp_path):
     assert sum("limit of 2 holds for each fold" in flag for flag in entry["flags"]) == 1
 
 
+@pytest.mark.usefixtures("no_reports")
 def test_no_two_folds_draw_the_same_noise_or_cohorts(tmp_path):
     """Noise hundreds of times as large as what is learnt: over 4,810 values, a correlation of 0.1 is 7 deviations."""
     overrides = ["rounds=1", "population.clients=40", 'cohort.sampling={kind="poisson", rate=0.5}']
