@@ -33,13 +33,13 @@ class _Scan(Function):
     def forward(gates: Tensor, weight: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, ...]:
         length, clients, (batch, width) = len(gates), gates.shape[1:-2], gates.shape[-2:]
         hidden, count = width // 4, math.prod(clients)
-        inputs = gates.reshape(length, count, batch, width)
+        # One copy, with each step's values together, which the steps then work in.
+        opened = gates.reshape(length, count, batch, width).clone(memory_format=torch.contiguous_format)
         turned = weight.reshape(count, width, hidden).transpose(1, 2)
         h, c = state.reshape(count, batch, hidden), cell.reshape(count, batch, hidden)
-        opened = inputs.new_empty(inputs.shape)
-        states, cells = (inputs.new_empty(length, count, batch, hidden) for _ in range(2))
+        states, cells = (gates.new_empty(length, count, batch, hidden) for _ in range(2))
         for step in range(length):
-            here = torch.baddbmm(inputs[step], h, turned, out=opened[step])
+            here = opened[step].baddbmm_(h, turned)
             here[..., : 2 * hidden].sigmoid_()
             here[..., 2 * hidden : 3 * hidden].tanh_()
             here[..., 3 * hidden :].sigmoid_()

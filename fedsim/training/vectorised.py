@@ -27,6 +27,8 @@ from fedsim.training.work import Batch, Work
 SLICE_BYTES = 256 * 2**20
 # Weights and activations of as many clients as fit here are trained together: on the CPU a share of its cache.
 CPU_CHUNK_BYTES = 16 * 2**20
+# Weights of models under vmap: a recurrent one reads all of them at every step, from the cache of one core if they fit.
+CPU_WEIGHT_BYTES = 2 * 2**20
 DEVICE_CHUNK_BYTES = 4 * 2**30
 # What the loop for any optimizer holds for each weight: itself, gradient, optimizer's state, noise in float64.
 STATE = 8
@@ -114,7 +116,10 @@ class VectorisedTrainer(Trainer):
         if self.chain is not None:
             return _pieces(clients, self.chunk_length(batch, private))
         own = batch * self._mapped_bytes if private else batch * self._kept_bytes + 4 * STATE * self.layout.size
-        return _pieces(clients, SLICE_BYTES // own)
+        fitting = SLICE_BYTES // own
+        if self.task.features.device.type == "cpu":
+            fitting = min(fitting, CPU_WEIGHT_BYTES // (4 * self.layout.size))
+        return _pieces(clients, fitting)
 
     @property
     def _mapped_bytes(self) -> int:
