@@ -19,6 +19,11 @@ from fedsim.tasks.task import Assessment
 MORE_IS_BETTER = frozenset(["accuracy", "macro_f1", "auroc", "r2", "psnr"])
 
 
+def compared(objective: Objective) -> str:
+    """The metric that is compared over clients."""
+    return objective.client_metric or objective.main_metric
+
+
 def tail(metric: str) -> str:
     """The name of the value that a tenth of the clients do no better than: the 10th percentile, or the 90th."""
     return f"{metric}_p10" if metric in MORE_IS_BETTER else f"{metric}_p90"
@@ -26,7 +31,8 @@ def tail(metric: str) -> str:
 
 def metric_names(federation: Federation) -> tuple[str, ...]:
     """The metrics in every round's line."""
-    names, main = federation.task.objective.metric_names, federation.task.objective.main_metric
+    objective = federation.task.objective
+    names, main = objective.metric_names, compared(objective)
     over_clients = (f"{main}_mean", tail(main), f"{main}_worst") if federation.holdings.held_back else ()
     unseen = tuple(f"{name}_unseen" for name in names) if federation.unseen else ()
     return (*names, *over_clients, *unseen)
@@ -59,7 +65,7 @@ def over_clients(
 
     Clients that hold nothing back are left out. The percentile is interpolated linearly.
     """
-    main, offsets = objective.main_metric, held_back.offsets
+    main, offsets = compared(objective), held_back.offsets
     values = np.array(
         [
             objective.metrics(measured[start:end], labels[start:end])[main]

@@ -448,6 +448,7 @@ def test_the_resolved_file_writes_out_every_default():
         "hidden": [64],
         "activation": "relu",
         "dropout": 0.0,
+        "normalisation": "none",
         "initialisation": "default",
     }
 

@@ -27,6 +27,7 @@ class Regression(Objective):
     labels_kind: ClassVar[Kind | None] = "numbers"
     metric_names: ClassVar[tuple[str, ...]] = ("loss", "mse", "mae", "r2")
     main_metric: ClassVar[str] = "r2"
+    client_metric: ClassVar[str] = "mse"
 
     def outputs(self, data: Dataset) -> tuple[int, ...]:
         """As many values as an example has numbers."""

@@ -41,6 +41,8 @@ class Objective(ABC):
     # What ``metrics`` gives and every round's line has, ``loss`` first; and which of them a reader asks for first.
     metric_names: ClassVar[tuple[str, ...]]
     main_metric: ClassVar[str]
+    # The one that is compared over clients, each with few records; the main one if empty.
+    client_metric: ClassVar[str] = ""
     # Whether ``pictures`` may show test examples themselves.
     shows_records: ClassVar[bool] = False
 

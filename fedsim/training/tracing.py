@@ -23,10 +23,6 @@ _ACTIVATIONS: dict[Any, type[nn.Module]] = {
 }
 
 
-# Layers of ours, which are taken whole.
-OWN = (Dropout, LoraLinear)
-
-
 class NotAChain(Exception):
     """The model is not a chain of known layers; the message says what is in the way."""
 

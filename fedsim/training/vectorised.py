@@ -130,8 +130,11 @@ class VectorisedTrainer(Trainer):
     def _kept_bytes(self) -> int:
         """What one example's forward pass keeps for its backward pass, found by one pass."""
         device, kept = self.task.features.device, dict[int, int]()
-        flat = torch.zeros(self.layout.size, device=device, requires_grad=True)
-        masks = tuple(torch.ones(1, *shape, device=device) for shape in self.dropout_shapes)
+        dtype = next(self.module.parameters()).dtype  # frozen ones take part as they are
+        flat = torch.zeros(self.layout.size, dtype=dtype, device=device, requires_grad=True)
+        masks = tuple(torch.ones(1, *shape, dtype=dtype, device=device) for shape in self.dropout_shapes)
+        features, labels = (part[:1] for part in (self.task.features, self.task.labels))
+        features, labels = (part.to(dtype) if part.is_floating_point() else part for part in (features, labels))
 
         def note(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
@@ -139,10 +142,10 @@ class VectorisedTrainer(Trainer):
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            losses = self._losses(flat, self.task.features[:1], self.task.labels[:1], masks)
+            losses = self._losses(flat, features, labels, masks)
         kept.pop(flat.untyped_storage().data_ptr(), None)
-        kept.pop(self.task.features.untyped_storage().data_ptr(), None)
-        kept.pop(self.task.labels.untyped_storage().data_ptr(), None)
+        kept.pop(features.untyped_storage().data_ptr(), None)
+        kept.pop(labels.untyped_storage().data_ptr(), None)
         assert len(losses) == 1
         return sum(kept.values())
 

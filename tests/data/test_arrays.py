@@ -224,7 +224,7 @@ def test_an_npz_runs(tmp_path):
     path = saved(tmp_path, x_train=np.tile(X, (5, 1)), y_train=np.tile(Y, 5))
     overrides = [f'data={{source="npz", path="{path}"}}', "rounds=1"]
     result = fedsim.run(parse_scenario(SMALL, "tiny", overrides), tmp_path / "run")
-    assert set(result.metrics) == {"loss", "accuracy"}
+    assert set(result.metrics) >= {"loss", "accuracy"}
 
 
 # A function by import path
