@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
+from fedsim.population import Natural
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.sampling import All, Cyclic, Fixed, Poisson
 from fedsim.scenario import ClientPrivacy, ExamplePrivacy, Scenario
@@ -253,13 +254,14 @@ def _relation(scenario: Scenario) -> Iterator[str]:
 
 
 def _scaling(scenario: Scenario) -> Iterator[str]:
-    """One record moves the mean and the spread by which all others of its client are scaled."""
-    scaling = getattr(scenario.data, "scaling", None)
-    if scenario.privacy.example is not None and getattr(scaling, "kind", None) == "client":
-        yield (
-            'data.scaling.kind = "client": each record would change the scaled values of its client\'s other records, '
-            'which an example-level guarantee does not cover; use "constants" or "public"'
-        )
+    """One record moves the mean and the spread by which all others of its owner are scaled."""
+    if getattr(getattr(scenario.data, "scaling", None), "kind", None) != "client":
+        return
+    path = 'data.scaling.kind = "client": each record would change the scaled values of '
+    if scenario.privacy.example is not None:
+        yield f'{path}its client\'s others, which [privacy.example] does not cover; use "constants" or "public"'
+    if scenario.privacy.client is not None and not isinstance(scenario.population.partition, Natural):
+        yield f'{path}its owner\'s others at other clients; with [privacy.client] use population.partition = "natural"'
 
 
 def _max_grad_norm(scenario: Scenario) -> Iterator[str]:

@@ -60,10 +60,11 @@ def _fetched() -> list[str]:
 def _fetch_from_hub(dataset: str | None, to: Path | None) -> Path:
     from fedsim.data.fetch import target_folder
     from fedsim.data.huggingface import fetch_from_hub, hub_folder
+    from fedsim.paths import expanded
 
     if dataset is None:
         raise BadInput("hf: name the data set of the hub by --dataset, for example --dataset ylecun/mnist.")
-    folder = to.expanduser() if to else target_folder("hf", None) / hub_folder(dataset)
+    folder = expanded("--to", to) if to else target_folder("hf", None) / hub_folder(dataset)
     fetch_from_hub(dataset, folder)
     return folder
 

@@ -16,7 +16,7 @@ from fedsim.client import app as client_app
 from fedsim.client import host
 from fedsim.engines import InProcessGrid
 from fedsim.errors import BadInput, BudgetExhausted
-from fedsim.federation import Federation, build_federation
+from fedsim.federation import Federation, build_federation, pinned
 from fedsim.folds import check_folds, discard_unbegun, run_folds
 from fedsim.loading import parse_scenario
 from fedsim.privacy.events import Event
@@ -76,6 +76,7 @@ def run(
     if out is not None and Path(out).exists():
         raise BadInput(f"The run directory {out} exists already; name another, or use --resume to go on.")
     if len(scenario.runs) > 1:
+        scenario = pinned(scenario)
         together = check_folds(scenario)
         directory = RunDirectory.create(Path(out) if out is not None else default_directory(scenario), scenario)
         return _run_folds(scenario, directory, together, (on_round, on_ready))

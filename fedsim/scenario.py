@@ -158,7 +158,7 @@ class Evaluation:
     early_stopping: EarlyStopping | None = None
     test: TestDataChoice = SourceTest()
     unseen_clients: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    folds: Annotated[int, Field(ge=2)] | None = None
+    folds: Annotated[int, Field(ge=2, le=1000)] | None = None
     fold: Count | None = None
 
     @property
@@ -178,9 +178,9 @@ class EngineSettings:
 
     kind: Literal["inprocess"] = "inprocess"
     trainer: Literal["auto", "native", "vectorised", "opacus"] = "auto"
-    workers: Count | None = None
+    workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    memory_gib: Positive = 1.0
+    memory_gib: Annotated[float, Field(gt=0, le=1e6)] = 1.0
 
 
 @section

@@ -88,6 +88,11 @@ def client_statistics(session: Session) -> dict[str, Any]:
 
 
 def pictures(session: Session) -> dict[str, Any] | None:
-    """What the final model makes of a few test records, where the task has something to look at."""
+    """What the final model makes of a few test records, where the task has something to look at.
+
+    Records that clients hold back are private, so none of them is shown.
+    """
+    if session.federation.holdings.held_back is not None:
+        return None
     bind_vector(session.federation.module, session.server.params)
     return session.federation.task.pictures(session.federation.module)

@@ -165,3 +165,18 @@ def test_a_ledger_of_other_clients_is_not_taken_in(tmp_path):
     with pytest.raises(BadInput, match="kept for 3 clients, not 4"):
         ledger.absorb(tmp_path / "a.db")
     ledger.close()
+
+
+@pytest.mark.usefixtures("no_reports")
+def test_all_folds_start_from_the_file_that_the_first_one_did(tmp_path):
+    fedsim.run(parse_scenario(SMALL, "x", ["rounds=1"]), tmp_path / "first")
+    model = f'model={{name="mlp", hidden=[8], initial="{tmp_path}/first/model.safetensors"}}'
+    result = fedsim.run(scenario(SMALL + EXAMPLE_PRIVACY, "rounds=1", model), tmp_path / "run")
+    pinned = parse_scenario((tmp_path / "run/scenario.toml").read_text(), "x").model.initial_sha256
+    assert pinned is not None
+    assert f"(SHA-256 {pinned})" in " ".join(result.summary["outside"])
+
+
+def test_a_million_folds_are_refused():
+    with pytest.raises(BadInput, match=r"evaluation\.folds"):
+        scenario(SMALL, "evaluation.folds=1000000")

@@ -49,8 +49,8 @@ class Dataset:
 
     ``names`` are those of the classes, of the numbers, or the tokens' characters. ``vocabulary`` is how many tokens
     there are where the features are tokens, else 0; ``owners`` names the natural owners; ``notes`` say what loading
-    counted or left out. Raises ``BadInput`` when a split is empty, lengths differ, a value is NaN or infinite, or a
-    label is not a class.
+    counted or left out. Raises ``BadInput`` when a split is empty, lengths differ, an array has another type, a value
+    is NaN or infinite, or a label is not a class.
     """
 
     train: Examples
@@ -62,6 +62,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if not self.names:
+            raise BadInput("The data has no names of its classes, numbers or characters.")
         for name, split in (("training", self.train), ("test", self.test)):
             self._check(name, split)
         if self.train.features.shape[1:] != self.test.features.shape[1:]:
@@ -73,11 +75,30 @@ class Dataset:
                 f"The {name} data has {len(split.features)} examples and {len(split.labels)} labels; "
                 "both must be equal and not zero."
             )
+        self._check_types(name, split)
         _check_values(name, "features", split.features, self.vocabulary)
         _check_values(name, "labels", split.labels, 0 if self.kind == "numbers" else len(self.names))
         owners = split.owners
         if owners is not None and (len(owners) != len(split) or owners.min() < 0 or owners.max() >= len(self.owners)):
             raise BadInput(f"The {name} data has owners that are not among the {len(self.owners)} named.")
+
+    def _check_types(self, name: str, split: Examples) -> None:
+        """The trainers read the arrays' memory as they are: any other type would be read as something else."""
+        numbers = self.kind == "numbers"
+        wanted = [
+            ("features", split.features, np.int64 if self.vocabulary else np.float32),
+            ("labels", split.labels, np.float32 if numbers else np.int64),
+            *([("owners", split.owners, np.int64)] if split.owners is not None else []),
+        ]
+        for what, values, dtype in wanted:
+            found = getattr(values, "dtype", type(values).__name__)
+            if not isinstance(values, np.ndarray) or found != dtype:
+                raise BadInput(f"The {name} data has {what} of type {found}; they must be {np.dtype(dtype)} in NumPy.")
+        dimensions = 1 if self.kind == "classes" else 2
+        if split.labels.ndim != dimensions:
+            raise BadInput(
+                f"The {name} data has labels {list(split.labels.shape)}; {self.kind} have {dimensions} dimension(s)."
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:

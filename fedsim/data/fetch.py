@@ -14,6 +14,7 @@ from typing import Any
 from fedsim.data.files import TORN, data_folders, open_plain
 from fedsim.data.published import Published, Remote
 from fedsim.errors import BadInput
+from fedsim.paths import expanded
 
 TIMEOUT_SECONDS = 60
 _CHUNK = 2**18
@@ -42,7 +43,7 @@ def fetch(name: str, published: Published, to: Path | None, progress: Progress) 
 def target_folder(name: str, to: Path | None) -> Path:
     """Where a source's files go; raises ``BadInput`` when nothing says so."""
     if to is not None:
-        return to.expanduser()
+        return expanded("--to", to)
     folders = data_folders(name, None)
     if not folders:
         raise BadInput("Name a folder by --to, or set the environment variable FEDSIM_DATA to the one for all data.")

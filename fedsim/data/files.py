@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from fedsim.errors import BadInput
+from fedsim.paths import expanded
 
 OPENERS: dict[str, type[gzip.GzipFile] | type[lzma.LZMAFile]] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
 # What the decompressors raise on a file that is torn or no such file.
@@ -43,9 +44,9 @@ def find_files(
 def data_folders(source: str, path: str | None) -> list[Path]:
     """The folders in which a source's files may lie: ``path`` alone, else the one of its name in FEDSIM_DATA."""
     if path is not None:
-        return [Path(path).expanduser()]
+        return [expanded("data.path", path)]
     root = os.environ.get("FEDSIM_DATA")
-    return [Path(root).expanduser() / source] if root else []
+    return [expanded("FEDSIM_DATA", root) / source] if root else []
 
 
 def existing(file: Path) -> Path | None:

@@ -16,6 +16,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.data.files import data_folders
 from fedsim.data.splitting import Fraction
 from fedsim.errors import BadInput
+from fedsim.paths import expanded
 from fedsim.settings import Positive, section
 
 
@@ -51,7 +52,7 @@ class HuggingFace:
         return array_dataset(where, train, self._arrays(found, self.test_split), declared)
 
     def _folder(self) -> Path:
-        folders = [Path(self.dataset).expanduser()]
+        folders = [expanded("data.dataset", self.dataset)]
         folders += [folder / hub_folder(self.dataset) for folder in data_folders("hf", None)]
         for folder in folders:
             if folder.is_dir():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -13,6 +12,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.data.npy import Archive
 from fedsim.data.splitting import Fraction
 from fedsim.errors import BadInput
+from fedsim.paths import expanded
 from fedsim.settings import Positive, section
 
 
@@ -41,7 +41,7 @@ class Npz:
 
     def load(self, seed: int) -> Dataset:
         """The arrays as a data set; raises ``BadInput`` that names the file and what is wrong with it."""
-        path = Path(self.path).expanduser()
+        path = expanded("data.path", self.path)
         if not path.exists():
             raise BadInput(f'data.path = "{self.path}": there is no such npz file or folder of npy files.')
         if (self.test_features is None) != (self.test_labels is None):

@@ -17,6 +17,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.data.files import find_files
 from fedsim.data.scaling import Constants, ScalingChoice, Unscaled
 from fedsim.data.tabular import Rows, Schema, encode
+from fedsim.paths import expanded
 from fedsim.seeding import Stream, generator
 from fedsim.settings import Positive, section
 
@@ -88,5 +89,5 @@ class Parkinsons:
 def _folder() -> str | None:
     """UCI's own name of the folder in ``$FEDSIM_DATA``, where there is one."""
     root = os.environ.get("FEDSIM_DATA")
-    folder = Path(root).expanduser() / FOLDER if root else None
+    folder = expanded("FEDSIM_DATA", root) / FOLDER if root else None
     return str(folder) if folder is not None and folder.is_dir() else None

@@ -11,6 +11,7 @@ from fedsim.data.files import OPENERS, read_text
 from fedsim.data.splitting import Fraction
 from fedsim.data.tokens import Stretches
 from fedsim.errors import BadInput
+from fedsim.paths import expanded
 from fedsim.settings import Count, section
 
 
@@ -33,7 +34,7 @@ class Text:
         return Stretches(self.length, self.test_fraction).dataset("text", texts)
 
     def _files(self) -> list[Path]:
-        path = Path(self.path).expanduser()
+        path = expanded("data.path", self.path)
         if path.is_file():
             return [path]
         if not path.is_dir():

@@ -76,7 +76,11 @@ def build_model(settings: ModelSettings, signature: Signature, seed: int) -> nn.
     rng = torch_generator(seed, Stream.INIT)
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(rng.get_state())
-        module = settings.build(signature).float()
+        try:
+            module = settings.build(signature).float()
+        except (RuntimeError, MemoryError, OverflowError) as error:
+            reason = str(error).splitlines()[0]
+            raise BadInput(f'model.name = "{settings.name}" cannot be built; is it too large? {reason}.') from error
     replace_layers(module, settings.name)
     initialise(module, getattr(settings, "initialisation", "default"), rng)
     if isinstance(settings, ModelOptions):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedsim.errors import BadInput
 from fedsim.models.names import listed, matching
 from fedsim.models.options import ModelOptions
+from fedsim.paths import expanded
 
 
 def sha256_of(path: str) -> str:
@@ -34,7 +35,7 @@ def load_initial(module: nn.Module, options: ModelOptions) -> None:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).expanduser().read_bytes()
+        return expanded("model.initial", path).read_bytes()
     except OSError as error:
         raise BadInput(
             f'model.initial = "{path}" cannot be read: {error.strerror}. A relative path is relative to the current '

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedsim.federation import Federation
 from fedsim.models import ModelOptions
+from fedsim.population import Natural
 from fedsim.privacy.accounting import cross_check
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.events import Composition
@@ -117,6 +118,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append(
             "Which records a client holds back for testing counts as public; the guarantee is for those trained on."
         )
+    assumptions += _chosen_owners(federation)
     if federation.weighting == "examples":
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
     if settings.delta_times_n is not None:
@@ -151,10 +153,24 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
         "delta_times_n": float(plan.deltas.max()) * members,
         "assumptions": [
             ONE_OWNER.format(unit="user", held="is one client"),
+            *_chosen_owners(federation),
             *_client_assumptions(federation, plan),
         ],
         "projected": settings.projected is not None,
     }
+
+
+def _chosen_owners(federation: Federation) -> list[str]:
+    """That it counts as public which owners take part, where that depends on their records."""
+    population = federation.scenario.population
+    partition = population.partition
+    if not isinstance(partition, Natural) or (partition.min_size == 1 and population.clients is None):
+        return []
+    drawn = "" if population.clients is None else f" {population.clients} were drawn from"
+    return [
+        f"Which owners are clients counts as public:{drawn} those with at least {partition.min_size} record(s). One "
+        "record more or less could let an owner in or keep it out, with all of its records."
+    ]
 
 
 def _client_assumptions(federation: Federation, plan: ClientPlan) -> Iterator[str]:
@@ -207,7 +223,7 @@ def outside(federation: Federation) -> list[str]:
         "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
         "that spent privacy too.",
     ]
-    if federation.task.objective.shows_records:
+    if federation.task.objective.shows_records and federation.holdings.held_back is None:
         lines.append("The report shows some of these test records themselves, beside what the model makes of them.")
     if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")

@@ -91,7 +91,7 @@ class Reconstruction(Objective):
     def metrics(self, measured: NDArray[np.float64], labels: NDArray[Any]) -> dict[str, float]:
         """Mean loss, MSE, and the peak signal-to-noise ratio of that MSE in dB (infinite where it is 0)."""
         loss, mse = measured.mean(axis=0).tolist()
-        psnr = math.inf if mse == 0 else -10 * math.log10(mse / (self.highest - self.lowest) ** 2)
+        psnr = math.inf if mse == 0 else 20 * math.log10(self.highest - self.lowest) - 10 * math.log10(mse)
         return {"loss": loss, "mse": mse, "psnr": psnr}
 
     def pictures(self, inputs: Tensor, outputs: Tensor) -> dict[str, Any] | None:

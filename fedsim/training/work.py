@@ -160,15 +160,18 @@ class Batch:
 
 
 def make_batch(task: Task, work: Work, step: int, layers: list[Dropout], shapes: list[tuple[int, ...]]) -> Batch:
-    """Gather a step of the clients that still train, and their dropout masks (``shapes`` of one example)."""
+    """Gather a step of the clients that still train, and their dropout masks (``shapes`` of one example).
+
+    A place without an example repeats the last of the client's own: another's could be NaN, and 0 times NaN is NaN.
+    """
     active = work.active(step)
-    lengths = work.lengths[:active, step]
+    lengths = work.lengths[:active, step, None]
     places = np.arange(max(1, int(lengths.max(initial=0))))
-    mask = places < lengths[:, None]
-    index = np.where(mask, work.starts[:active, step, None] + places, 0)
-    records = work.records[index] if len(work.records) else np.zeros_like(index)
+    mask = places < lengths
+    index = work.starts[:active, step, None] + np.minimum(places, np.maximum(lengths - 1, 0))
+    records = work.records[np.minimum(index, len(work.records) - 1)] if len(work.records) else np.zeros_like(index)
     device = task.features.device
-    where = torch.from_numpy(np.where(mask, records, 0)).to(device)
+    where = torch.from_numpy(np.where(lengths > 0, records, 0)).to(device)
     dropped = dropout_masks(work, step, len(places), layers, shapes, device)
     flat, real = where.reshape(-1), torch.from_numpy(mask).to(device)
     features = task.features.index_select(0, flat).view(*where.shape, *task.features.shape[1:])

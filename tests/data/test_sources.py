@@ -253,8 +253,22 @@ def examples(records: int = 5, **changes: object) -> Examples:
         (Examples(np.zeros((5, 2, 2), np.float32), np.zeros(4, np.int64)), "5 examples and 4 labels"),
         (examples(label=3), "labels outside 0 to 2"),
         (examples(label=-1), "labels outside 0 to 2"),
+        (Examples(np.zeros((5, 2, 2)), np.zeros(5, np.int64)), "features of type float64; they must be float32"),
+        (Examples(np.zeros((5, 2, 2), np.float32), np.zeros(5, np.int32)), "labels of type int32; they must be int64"),
+        (Examples(np.zeros((5, 2, 2), np.float32), np.zeros((5, 1), np.int64)), "labels [5, 1]; classes have 1"),
     ],
-    ids=["nan", "inf", "-inf", "empty", "lengths", "label too large", "label negative"],
+    ids=[
+        "nan",
+        "inf",
+        "-inf",
+        "empty",
+        "lengths",
+        "label too large",
+        "label negative",
+        "doubles",
+        "short labels",
+        "two",
+    ],
 )
 def test_bad_examples_are_refused_in_either_split(split, bad, words):
     parts = (bad, examples()) if split == "training" else (examples(), bad)

@@ -224,3 +224,21 @@ def test_clients_left_out_are_ten_and_written_out():
     natural = parse_scenario('[population]\npartition = { kind = "natural" }', "x")
     assert natural.population.clients is None
     assert parse_scenario(natural.to_toml(), "x") == natural
+
+
+@pytest.mark.parametrize("unit", [EXAMPLE_PRIVACY, CLIENT_PRIVACY], ids=["example", "client"])
+@pytest.mark.parametrize(
+    ("population", "said"),
+    [
+        ('{partition={kind="natural"}}', False),
+        ('{clients=4, partition={kind="natural"}}', True),
+        ('{partition={kind="natural", min_size=2}}', True),
+    ],
+    ids=["all", "drawn", "large"],
+)
+def test_who_is_left_out_by_size_is_said_to_count_as_public(monkeypatch, tmp_path, unit, population, said):
+    monkeypatch.setattr(Digits, "load", owned_digits)
+    monkeypatch.setattr("fedsim.running.build_report", lambda path: path)
+    scenario = parse_scenario(SMALL + unit, "x", ["rounds=1", f"population={population}"])
+    (entry,) = fedsim.run(scenario, tmp_path / "run").privacy
+    assert ("Which owners are clients counts as public" in " ".join(entry["assumptions"])) == said

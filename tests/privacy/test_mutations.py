@@ -17,7 +17,9 @@ import pytest
 import torch
 
 import fedsim
+import fedsim.checks
 import fedsim.client
+import fedsim.running
 import fedsim.server
 import fedsim.training.trainer
 from fedsim.aggregation import WeightedSum
@@ -36,6 +38,7 @@ from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, batches_of, j
 EVENT = Event(1.0, 0.1, "poisson")
 EVERY_TRAINER = ("auto", "vectorised", "opacus")  # auto: the native one, where this machine can build it
 LOCAL_PRIVACY = CLIENT_PRIVACY + 'placement = "client"\n'
+AUTOENCODER = ("rounds=1", 'task={kind="reconstruction"}', 'model={name="autoencoder", channels=[1], bottleneck=1}')
 EMPTY = "privacy.example.sampling_rate=1e-9"
 # Deviations of a correlation of the 610 parameters of two updates that are noise alone: 0.04.
 UNRELATED = 0.2
@@ -84,6 +87,30 @@ def one_client_moves_the_sum_by_at_most_the_clip_norm(folder: Path) -> None:
     for client in range(6):
         without = train_clients(made, job_of(made, [c for c in range(6) if c != client])).total
         assert np.linalg.norm(whole - without) <= 0.01 * (1 + 1e-6)
+
+
+def a_client_s_records_change_no_other_update(folder: Path) -> None:
+    """Nor where they would stand in a padded place: here record 0, whose square overflows, in a model under vmap."""
+    made = build(CLIENT_PRIVACY, 'engine.trainer="vectorised"', "algorithm.local.batch_size=8")
+    made.trainer.chain = None
+    made.task.features[0] = 3e38
+    assert train_clients(made, job_of(made)).invalid == 1
+
+
+def owners_are_not_scaled_across_clients(folder: Path) -> None:
+    data = 'data={source="parkinsons", scaling={kind="client"}}'
+    natural = 'population={partition={kind="natural"}}'
+    fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "small", (data, natural))
+    with pytest.raises(FedsimError, match="at other clients"):
+        fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "small", (data,))
+
+
+def held_back_records_are_not_shown(folder: Path) -> None:
+    own = 'evaluation={test={kind="per_client"}}'
+    for name, override in (("public", "rounds=1"), ("private", own)):
+        result = run(folder / name, EXAMPLE_PRIVACY, *AUTOENCODER, override)
+        assert (result.directory / "pictures.json").exists() == (name == "public")
+        assert ("shows some of these" in " ".join(result.summary["outside"])) == (name == "public")
 
 
 def a_nan_update_is_contained(folder: Path) -> None:
@@ -426,6 +453,14 @@ def _one_event_fewer(right: Any) -> Any:
     return spent
 
 
+def _padded_with_record_0(right: Any) -> Any:
+    def batch(task: Any, work: Work, step: int, *dropout: Any) -> Any:
+        made = right(task, work, step, *dropout)
+        return replace(made, features=torch.where(made.mask[..., None, None, None], made.features, task.features[0]))
+
+    return batch
+
+
 def _sizes(right: Any) -> Any:
     return lambda federation, clients: torch.from_numpy(federation.population.sizes[clients].astype(float))
 
@@ -450,6 +485,27 @@ MUTATIONS = [
         fedsim.client,
         "_weights",
         _sizes,
+    ),
+    Mutation(
+        "places without a record filled with another client's",
+        a_client_s_records_change_no_other_update,
+        fedsim.training.trainer,
+        "make_batch",
+        _padded_with_record_0,
+    ),
+    Mutation(
+        "an owner's records scaled together, held by several clients",
+        owners_are_not_scaled_across_clients,
+        fedsim.checks,
+        "_scaling",
+        lambda right: lambda scenario: (),
+    ),
+    Mutation(
+        "pictures of records that clients hold back",
+        held_back_records_are_not_shown,
+        fedsim.running,
+        "pictures",
+        lambda right: lambda session: session.federation.task.pictures(session.federation.module),
     ),
     Mutation(
         "NaN passes the clipper",
@@ -644,4 +700,4 @@ def test_the_pitfall_is_caught(mutation, tmp_path, monkeypatch):
 
 
 def test_there_are_enough_of_them():
-    assert len(MUTATIONS) >= 33
+    assert len(MUTATIONS) >= 36
