@@ -14,14 +14,10 @@ from fedsim.population import Natural
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.sampling import All, Cyclic, Fixed, Poisson
 from fedsim.scenario import ClientPrivacy, ExamplePrivacy, Scenario
+from fedsim.steering import steered
 
 # A single release with this noise has an epsilon of 500,000; the accountants' arithmetic overflows not far below.
 LEAST_NOISE = 1e-3
-
-STEERED = (
-    "with evaluation.test or evaluation.folds the loss is that of the clients' own held-out records, and a model that "
-    "follows it would tell of them outside [privacy]"
-)
 
 
 def check_combinations(scenario: Scenario) -> list[str]:
@@ -146,13 +142,8 @@ def _evaluation(scenario: Scenario) -> Iterator[str]:
         )
     if folds is not None and privacy.ledger is not None:
         yield "evaluation.folds: the folds have different training records, so no privacy.ledger can be shared"
-    if not evaluation.tests_clients or (privacy.example is None and privacy.client is None):
-        return
-    # Metrics are released beside the models and said to be uncovered; the models themselves must not depend on them.
-    if evaluation.early_stopping is not None:
-        yield "evaluation.early_stopping: " + STEERED
-    if scenario.algorithm.local.schedule.kind == "plateau":
-        yield 'algorithm.local.schedule.kind = "plateau": ' + STEERED
+    if evaluation.tests_clients and (privacy.example is not None or privacy.client is not None):
+        yield from steered(scenario)
 
 
 def _example_delta(scenario: Scenario) -> Iterator[str]:

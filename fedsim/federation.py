@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fedsim.checks import check_clients
 from fedsim.errors import BadInput
-from fedsim.holdings import Holdings, load_holdings
+from fedsim.holdings import Holdings, load_holdings, of_training_owners
 from fedsim.models import build_model
 from fedsim.models.transfer import pinned as pinned_model
 from fedsim.params import vector_of
@@ -20,6 +20,7 @@ from fedsim.privacy.planning import make_plan
 from fedsim.privacy.replay import neighbour_replay
 from fedsim.scenario import Scenario
 from fedsim.seeding import Stream, generator
+from fedsim.steering import steered
 from fedsim.tasks import TASKS_OF, Task
 from fedsim.training import Trainer, pick_trainer
 from fedsim.training.pick import workers
@@ -66,7 +67,7 @@ def build_federation(scenario: Scenario) -> Federation:
     device = pick_device(scenario.engine.device)
     holdings = load_holdings(scenario)
     population, data = holdings.population, holdings.data
-    _check_clients(scenario, len(population))
+    _check_clients(scenario, holdings)
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
     apart = holdings.unseen_data
     unseen = replace(task, data=apart) if apart is not None else None
@@ -83,9 +84,11 @@ def build_federation(scenario: Scenario) -> Federation:
     return Federation(*parts, name, reason, workers(scenario))
 
 
-def _check_clients(scenario: Scenario, clients: int) -> None:
-    """Raise ``BadInput`` for what only the loaded data shows: how many clients there are that train."""
-    problems = list(check_clients(scenario, clients))
+def _check_clients(scenario: Scenario, holdings: Holdings) -> None:
+    """Raise ``BadInput`` for what only the loaded data shows: how many clients train, whose test records these are."""
+    problems = list(check_clients(scenario, len(holdings.population)))
+    if scenario.privacy.client is not None and of_training_owners(scenario, holdings):
+        problems += steered(scenario)
     if problems:
         raise BadInput("; ".join(problems) + ".")
 

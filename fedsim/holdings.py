@@ -105,3 +105,12 @@ def taken(examples: Examples, records: Indices) -> Examples:
     """Some of the examples, by number."""
     owners = None if examples.owners is None else examples.owners[records]
     return Examples(examples.features[records], examples.labels[records], owners)
+
+
+def of_training_owners(scenario: Scenario, holdings: Holdings) -> int:
+    """How many test records of the source belong to the natural owners that are clients."""
+    train, test = holdings.data.train.owners, holdings.data.test.owners
+    natural = isinstance(scenario.population.partition, Natural) and holdings.held_back is None
+    if not natural or train is None or test is None:
+        return 0
+    return int(np.isin(test, train[holdings.whole.indices]).sum())

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.federation import Federation
+from fedsim.holdings import of_training_owners
 from fedsim.models import ModelOptions
 from fedsim.population import Natural
 from fedsim.privacy.accounting import cross_check
@@ -113,6 +114,11 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append(
             "How many records each client holds (n_i) is treated as public: it sets the rate batch_size / n_i, the "
             "number of steps, calibrated noise, and a delta that follows the size."
+        )
+    if federation.task.data.kind == "tokens":
+        assumptions.append(
+            f"A record is a stretch of {federation.task.data.shape[0]} characters and those that follow each of them; "
+            "a longer text is many records and is not covered as a whole."
         )
     if federation.holdings.held_back is not None:
         assumptions.append(
@@ -246,7 +252,14 @@ def _metrics(federation: Federation) -> Iterator[str]:
     """On whose records metrics were computed; they are released without noise."""
     held_back, unseen = federation.holdings.held_back, federation.holdings.unseen
     tested = len(federation.task.data.test)
-    if held_back is None:
+    own = of_training_owners(federation.scenario, federation.holdings)
+    if own and federation.plan.client is not None:
+        yield (
+            f"Test metrics were computed on {tested} held-out records and are released without noise. {own} of them "
+            "belong to the clients that train: a guarantee for whole clients does not cover what the metrics tell of "
+            "those."
+        )
+    elif held_back is None:
         yield (
             f"Test metrics were computed on {tested} held-out records that count as public; "
             "nothing protects those records."

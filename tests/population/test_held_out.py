@@ -242,3 +242,29 @@ def test_who_is_left_out_by_size_is_said_to_count_as_public(monkeypatch, tmp_pat
     scenario = parse_scenario(SMALL + unit, "x", ["rounds=1", f"population={population}"])
     (entry,) = fedsim.run(scenario, tmp_path / "run").privacy
     assert ("Which owners are clients counts as public" in " ".join(entry["assumptions"])) == said
+
+
+def fully_owned_digits(source, seed):
+    data = owned_digits(source, seed)
+    return replace(data, test=replace(data.test, owners=np.arange(len(data.test)) % 3))
+
+
+def test_a_model_may_not_follow_test_records_of_the_clients_that_a_guarantee_is_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(Digits, "load", fully_owned_digits)
+    monkeypatch.setattr("fedsim.running.build_report", lambda path: path)
+    stopping = "evaluation.early_stopping={patience=1}"
+    for text, population, refused in (
+        (CLIENT_PRIVACY, NATURAL, True),
+        (EXAMPLE_PRIVACY, NATURAL, False),
+        (CLIENT_PRIVACY, "rounds=3", False),
+    ):
+        scenario = parse_scenario(SMALL + text, "x", [population, stopping])
+        if refused:
+            with pytest.raises(BadInput, match=r"evaluation\.early_stopping: the test loss here"):
+                build_federation(scenario)
+        else:
+            build_federation(scenario)
+    scenario = parse_scenario(SMALL + CLIENT_PRIVACY, "x", [NATURAL, "rounds=1"])
+    told = fedsim.run(scenario, tmp_path / "run").summary["outside"][0]
+    assert "belong to the clients that train" in told
+    assert "public" not in told
