@@ -53,6 +53,12 @@ class Federation:
         return self.start.device
 
     @property
+    def shows_records(self) -> bool:
+        """Whether test records themselves may be shown: not those that clients hold back or are protected with."""
+        own = self.plan.client is not None and of_training_owners(self.scenario, self.holdings) > 0
+        return self.task.objective.shows_records and self.holdings.held_back is None and not own
+
+    @property
     def weighting(self) -> str:
         """How client updates are weighted: by examples where sizes are not protected, else uniformly."""
         wanted = self.scenario.algorithm.weighting

@@ -88,11 +88,8 @@ def client_statistics(session: Session) -> dict[str, Any]:
 
 
 def pictures(session: Session) -> dict[str, Any] | None:
-    """What the final model makes of a few test records, where the task has something to look at.
-
-    Records that clients hold back are private, so none of them is shown.
-    """
-    if session.federation.holdings.held_back is not None:
+    """What the final model makes of a few test records, where they may be shown."""
+    if not session.federation.shows_records:
         return None
     bind_vector(session.federation.module, session.server.params)
     return session.federation.task.pictures(session.federation.module)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from fedsim.algorithms import ALGORITHMS
 from fedsim.data import SOURCES
 from fedsim.errors import BadInput
+from fedsim.federation import build_federation
 from fedsim.loading import ScenarioError, adapter, load_scenario, parse_scenario
 from fedsim.models import MODELS
 from fedsim.optimizers import ELEMENTWISE, optimizer_classes
@@ -861,3 +862,19 @@ def test_any_text_and_any_override_is_either_read_or_refused(text, overrides):
 def test_dates_and_times_are_refused_where_a_number_or_a_name_is_wanted():
     assert only_problem("seed = 07:32:00").startswith('seed = "07:32:00":')
     assert only_problem("[model]\nname = 1979-05-27").startswith('model.name = "1979-05-27":')
+
+
+@pytest.mark.parametrize("path", ["~nobody-has-this-name/x", "a\\u0000b"], ids=["home", "null"])
+@pytest.mark.parametrize(
+    ("key", "override"),
+    [
+        ("model.initial", 'model={{name="mlp", initial="{}"}}'),
+        ("data.path", 'data={{source="text", path="{}"}}'),
+        ("data.path", 'data={{source="mnist", path="{}"}}'),
+        ("data.path", 'data={{source="npz", path="{}"}}'),
+        ("data.dataset", 'data={{source="hf", dataset="{}", features=["x"], label="y"}}'),
+    ],
+)
+def test_what_cannot_be_a_path_is_bad_input(key, override, path):
+    with pytest.raises(BadInput, match=f"{re.escape(key)} = .* is no path"):
+        build_federation(parse_scenario("", "x", [override.format(path)]))

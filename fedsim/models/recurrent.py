@@ -93,8 +93,10 @@ class LSTMCell(nn.Module):
     def forward(self, x: Tensor, first: State) -> tuple[Tensor, State]:
         """States ``[batch, length, hidden]``, and the last state and cell, from ``x`` ``[batch, length, inputs]``."""
         x = x.flip(1) if self.turned else x
-        # Opacus sees what goes through a layer by its hooks, so every step must go through it then.
-        steps = self._steps if self.states._forward_hooks else self._scan
+        # Opacus sees what goes through a layer by its hooks, so every step must go through it then; and the scan knows
+        # a plain linear layer's weights only, not one with a low-rank update.
+        scanned = type(self.states) is nn.Linear and not self.states._forward_hooks
+        steps = self._scan if scanned else self._steps
         states, cell = steps(self.inputs(x).transpose(0, 1), *first)
         last = (states[-1], cell)
         states = states.transpose(0, 1)

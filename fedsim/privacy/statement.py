@@ -229,7 +229,7 @@ def outside(federation: Federation) -> list[str]:
         "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
         "that spent privacy too.",
     ]
-    if federation.task.objective.shows_records and federation.holdings.held_back is None:
+    if federation.shows_records:
         lines.append("The report shows some of these test records themselves, beside what the model makes of them.")
     if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")

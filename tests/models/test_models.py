@@ -474,3 +474,10 @@ def test_views_and_flatten_undo_each_other_for_any_shapes(shapes, lead):
     assert torch.equal(layout.flatten(views, lead=len(lead)), flat)
     if not lead:
         assert all(view.untyped_storage().data_ptr() == flat.untyped_storage().data_ptr() for view in views.values())
+
+
+@pytest.mark.parametrize("made", [MODELS["mlp"](hidden=(10**14,)), MODELS["lstm"](embedding=10**14)])
+def test_a_model_that_no_memory_holds_is_bad_input(made):
+    signature = Signature((5,), (2,), 9) if made.name == "lstm" else Signature((5,), (2,))
+    with pytest.raises(BadInput, match="cannot be built"):
+        build_model(made, signature, 0)

@@ -142,3 +142,9 @@ def test_vectors_are_reconstructed_by_an_mlp_on_its_fast_kernels(tmp_path):
     result = fedsim.run(scenario, tmp_path / "run")
     assert "a chain of known layers" in result.summary["trainer_reason"]
     assert not (tmp_path / "run" / "pictures.json").exists()
+
+
+def test_psnr_of_a_range_whose_square_overflows():
+    measured = np.array([[1e300, 1e300]])
+    wide = Reconstruction(lowest=-1e200, highest=1e200).metrics(measured, measured)
+    assert wide["psnr"] == pytest.approx(20 * math.log10(2e200) - 3000)

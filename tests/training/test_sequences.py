@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from fedsim.algorithms import FedAvg, LocalTraining
-from fedsim.models import MODELS, build_model
+from fedsim.models import MODELS, Lora, build_model
 from fedsim.models.attention import MultiheadAttention
 from fedsim.models.cnn import Convolution
 from fedsim.models.recurrent import LSTM
@@ -216,3 +216,10 @@ def test_plain_training_of_an_lstm_is_the_textbook_loop():
             (losses.sum(1) / (labels >= 0).sum(1).clamp(min=1)).mean().backward()
             optimizer.step()
         torch.testing.assert_close(updates[row], vector_of(own) - start, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
+def test_low_rank_updates_of_a_recurrent_layer_agree_in_both_trainers(private):
+    settings = MODELS["lstm"](hidden=6, lora=Lora(rank=1, targets=("*.states", "*.inputs")))
+    task = next(iter(tasks_of(settings).values()))
+    agree(build_model(settings, task.signature, 0), task, work_of(private))
