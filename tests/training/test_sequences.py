@@ -13,6 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedsim.algorithms import FedAvg, LocalTraining
+from fedsim.data import Digits
+from fedsim.federation import build_federation
+from fedsim.loading import parse_scenario
 from fedsim.models import MODELS, build_model
 from fedsim.models.attention import MultiheadAttention
 from fedsim.models.cnn import Convolution
@@ -21,6 +24,7 @@ from fedsim.models.replace import replace_layers
 from fedsim.params import vector_of
 from fedsim.training import OpacusTrainer, VectorisedTrainer, vectorised
 from fedsim.training.native import obstacle
+from tests.conftest import EXAMPLE_PRIVACY, SMALL
 from tests.samples import SAMPLES, tasks_of
 from tests.training.chains import make_task, make_work
 
@@ -216,3 +220,11 @@ def test_plain_training_of_an_lstm_is_the_textbook_loop():
             (losses.sum(1) / (labels >= 0).sum(1).clamp(min=1)).mean().backward()
             optimizer.step()
         torch.testing.assert_close(updates[row], vector_of(own) - start, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("privacy", "expected"), [("", "opacus"), (EXAMPLE_PRIVACY, "vectorised")])
+def test_an_lstm_trains_where_it_was_measured_to_be_quickest(privacy, expected, monkeypatch):
+    data = tasks_of(settings_of("lstm"))["next character"].data
+    monkeypatch.setattr(Digits, "load", lambda self, seed: data)
+    overrides = ["model={name='lstm'}", "population.partition={kind='iid'}", "engine.device=cpu"]
+    assert build_federation(parse_scenario(SMALL + privacy, "x", overrides)).trainer_name == expected
