@@ -12,7 +12,7 @@ from torch import Tensor
 from fedsim.federation import Federation
 from fedsim.params import bind_vector
 from fedsim.population import Population
-from fedsim.tasks import Objective
+from fedsim.tasks import Objective, Task
 from fedsim.tasks.task import Assessment
 
 # Of these metrics more is better; of all others (losses, errors, perplexity) less is.
@@ -40,22 +40,34 @@ def metric_names(federation: Federation) -> tuple[str, ...]:
 
 def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
     """All metrics of the model with these parameters."""
-    bind_vector(federation.module, params)
-    # The trainer's model and task leave frozen first layers out: what they make of the examples is known.
-    module, task = federation.trainer.module, federation.trainer.task
-    measured = task.measure(module)
+    task, measured = _measured(federation, params)
     labels = task.objective.labels(task.data.test)
-    found = task.objective.metrics(measured, labels)
-    if federation.holdings.held_back is not None:
-        found |= over_clients(task.objective, measured, labels, federation.holdings.held_back)
-    return found | _unseen(federation)
+    return task.objective.metrics(measured, labels) | _beside(federation, measured)
 
 
 def assess(federation: Federation, params: Tensor) -> Assessment:
     """All metrics of the final model, and what else is said about it."""
-    found = evaluate(federation, params)
-    assessment = federation.trainer.task.assess(federation.trainer.module)
-    return Assessment(assessment.metrics | found, assessment.tables)
+    task, measured = _measured(federation, params)
+    labels = task.objective.labels(task.data.test)
+    assessment = task.objective.assess(measured, labels, task.data.names)
+    return Assessment(assessment.metrics | _beside(federation, measured), assessment.tables)
+
+
+def _measured(federation: Federation, params: Tensor) -> tuple[Task, NDArray[np.float64]]:
+    """What is measured of each test example, and the task it is of.
+
+    The trainer's model and task leave frozen first layers out: what they make of the examples is known.
+    """
+    bind_vector(federation.module, params)
+    return federation.trainer.task, federation.trainer.task.measure(federation.trainer.module)
+
+
+def _beside(federation: Federation, measured: NDArray[np.float64]) -> dict[str, float]:
+    """The metrics over clients and those of unseen clients, where the scenario asks for them."""
+    task, held_back = federation.trainer.task, federation.holdings.held_back
+    labels = task.objective.labels(task.data.test)
+    found = {} if held_back is None else over_clients(task.objective, measured, labels, held_back)
+    return found | _unseen(federation)
 
 
 def over_clients(

@@ -16,12 +16,14 @@ class Lora:
     """Low-rank updates of linear layers (Hu et al. 2021, arXiv 2106.09685), for layers named in ``targets``.
 
     A layer's weight W ``[outputs, inputs]`` and its bias stay as they are; W + alpha / rank * B A is used, of which
-    B ``[outputs, rank]`` and A ``[rank, inputs]`` train. ``alpha`` left out is ``rank``.
+    B ``[outputs, rank]`` and A ``[rank, inputs]`` train. ``alpha`` left out is ``rank``. All other parameters are
+    frozen but those in ``train``, which train whole.
     """
 
     rank: Count
     alpha: Positive | None = None
     targets: Annotated[tuple[str, ...], Field(min_length=1)]
+    train: tuple[str, ...] | None = None
 
     @property
     def scale(self) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -11,6 +14,17 @@ from fedsim.models.layers import Dropout
 from fedsim.models.scan import scan
 
 State = tuple[Tensor, Tensor]
+_MAPPED = ContextVar("mapped", default=False)
+
+
+@contextmanager
+def as_if_mapped() -> Iterator[None]:
+    """Within it an LSTM computes as it does where clients or examples are mapped over: without torch's own kernel."""
+    token = _MAPPED.set(True)
+    try:
+        yield
+    finally:
+        _MAPPED.reset(token)
 
 
 class LSTM(nn.Module):
@@ -93,14 +107,31 @@ class LSTMCell(nn.Module):
     def forward(self, x: Tensor, first: State) -> tuple[Tensor, State]:
         """States ``[batch, length, hidden]``, and the last state and cell, from ``x`` ``[batch, length, inputs]``."""
         x = x.flip(1) if self.turned else x
-        # Opacus sees what goes through a layer by its hooks, so every step must go through it then; and the scan knows
-        # a plain linear layer's weights only, not one with a low-rank update.
-        scanned = type(self.states) is nn.Linear and not self.states._forward_hooks
-        steps = self._scan if scanned else self._steps
-        states, cell = steps(self.inputs(x).transpose(0, 1), *first)
-        last = (states[-1], cell)
-        states = states.transpose(0, 1)
+        if self._fusible:
+            states, last = self._fused(x, first)
+        else:
+            # Opacus sees what goes through a layer by its hooks, so every step must go through it then; and the scan
+            # knows a plain linear layer's weights only, not one with a low-rank update.
+            scanned = type(self.states) is nn.Linear and not self.states._forward_hooks
+            steps = self._scan if scanned else self._steps
+            states, cell = steps(self.inputs(x).transpose(0, 1), *first)
+            states, last = states.transpose(0, 1), (states[-1], cell)
         return states.flip(1) if self.turned else states, last
+
+    @property
+    def _fusible(self) -> bool:
+        """Whether torch's own kernel may run: nobody maps over clients or examples, or looks at single layers."""
+        if _MAPPED.get() or torch._C._are_functorch_transforms_active():
+            return False
+        plain = type(self.inputs) is nn.Linear and type(self.states) is nn.Linear
+        return plain and not self.states._forward_hooks
+
+    def _fused(self, x: Tensor, first: State) -> tuple[Tensor, State]:
+        biased = self.states.bias is not None
+        weights = [self.inputs.weight, self.states.weight, self.inputs.bias, self.states.bias][: 4 if biased else 2]
+        state, cell = (part.unsqueeze(0) for part in first)
+        states, state, cell = torch._VF.lstm(x, (state, cell), weights, biased, 1, 0.0, self.training, False, True)
+        return states, (state[0], cell[0])
 
     def _scan(self, gates: Tensor, state: Tensor, cell: Tensor) -> State:
         gates = gates if self.states.bias is None else gates + self.states.bias

@@ -29,7 +29,10 @@ def adapt(module: nn.Module, options: ModelOptions, seed: int) -> nn.Module:
     """Load what the options start from, freeze what they freeze, add what they add; raises ``BadInput``."""
     if options.initial is not None:
         load_initial(module, options)
-    frozen = matching("model.freeze", options.freeze or (), [name for name, _ in module.named_parameters()])
+    names = [name for name, _ in module.named_parameters()]
+    frozen = matching("model.freeze", options.freeze or (), names)
+    if options.lora is not None:
+        frozen |= set(names) - matching("model.lora.train", options.lora.train or (), names)
     for name, parameter in module.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)

@@ -128,10 +128,6 @@ class Task:
         """The metrics over the held-out test examples."""
         return self.objective.metrics(self.measure(module), self.objective.labels(self.data.test))
 
-    def assess(self, module: nn.Module) -> Assessment:
-        """All that is said about a final model on the held-out test examples."""
-        return self.objective.assess(self.measure(module), self.objective.labels(self.data.test), self.data.names)
-
     @torch.inference_mode()
     def pictures(self, module: nn.Module) -> dict[str, Any] | None:
         """What is worth looking at of the first test examples, if anything."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from fedsim.errors import BadInput
+from fedsim.models.recurrent import LSTM
 from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.scenario import Scenario
 from fedsim.tasks import Task
@@ -35,6 +36,8 @@ def pick_trainer(scenario: Scenario, module: nn.Module, task: Task, clients: int
         return "native", NativeTrainer(module, task, workers(scenario)), reason
     if wanted == "native":
         raise BadInput(f'engine.trainer = "native" cannot train this scenario: {problem}. Use "auto" or "vectorised".')
+    if example is None and _recurrent(module) and task.features.device.type == "cpu":
+        return "opacus", OpacusTrainer(module, task), "torch's own LSTM, client by client, is quickest on a CPU"
     return _pick_torch(module, task, clients or scenario.population.clients, f"not native: {problem}")
 
 
@@ -47,6 +50,10 @@ def _pick_torch(module: nn.Module, task: Task, clients: int | None, why: str) ->
         how = "all clients of a block train as one computation"
         return "vectorised", trainer, f"{how} ({trainer.reason}); {why}"
     return "opacus", OpacusTrainer(module, task), f"torch.func.vmap cannot vectorise the model ({problem}); {why}"
+
+
+def _recurrent(module: nn.Module) -> bool:
+    return any(isinstance(layer, LSTM) for layer in module.modules())
 
 
 def workers(scenario: Scenario) -> int:

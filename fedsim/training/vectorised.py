@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fedsim.algorithms import Algorithm
+from fedsim.models.recurrent import as_if_mapped
 from fedsim.privacy.clipping import clipped_sums
 from fedsim.tasks import Task
 from fedsim.training.chain import Chain
@@ -141,7 +142,7 @@ class VectorisedTrainer(Trainer):
             kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        with as_if_mapped(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             losses = self._losses(flat, features, labels, masks)
         kept.pop(flat.untyped_storage().data_ptr(), None)
         kept.pop(features.untyped_storage().data_ptr(), None)

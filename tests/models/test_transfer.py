@@ -242,10 +242,11 @@ def test_a_low_rank_update_starts_as_the_model_was():
     x = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     assert torch.equal(module(x), plain(x))
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    assert trained == {
-        *(f"features.{i}.{part}" for i in (0, 3) for part in ("weight", "bias")),
-        *(f"head.{i}.{part}.weight" for i in (0, 3) for part in ("up", "down")),
-    }
+    updates = {f"head.{i}.{part}.weight" for i in (0, 3) for part in ("up", "down")}
+    assert trained == updates
+    beside = build(Cnn(lora=replace(lora, train=("features.0.*",))))
+    whole = {f"features.0.{part}" for part in ("weight", "bias")}
+    assert {name for name, p in beside.named_parameters() if p.requires_grad} == updates | whole
     assert module.head[0].scale == 3.0
     assert whole_model(module, vector_of(module)).keys() == parameters(plain).keys()
 

@@ -13,6 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from fedsim.algorithms import FedAvg, LocalTraining
+from fedsim.data import Digits
+from fedsim.federation import build_federation
+from fedsim.loading import parse_scenario
 from fedsim.models import MODELS, Lora, build_model
 from fedsim.models.attention import MultiheadAttention
 from fedsim.models.cnn import Convolution
@@ -21,6 +24,7 @@ from fedsim.models.replace import replace_layers
 from fedsim.params import vector_of
 from fedsim.training import OpacusTrainer, VectorisedTrainer, vectorised
 from fedsim.training.native import obstacle
+from tests.conftest import EXAMPLE_PRIVACY, SMALL
 from tests.samples import SAMPLES, tasks_of
 from tests.training.chains import make_task, make_work
 
@@ -223,3 +227,11 @@ def test_low_rank_updates_of_a_recurrent_layer_agree_in_both_trainers(private):
     settings = MODELS["lstm"](hidden=6, lora=Lora(rank=1, targets=("*.states", "*.inputs")))
     task = next(iter(tasks_of(settings).values()))
     agree(build_model(settings, task.signature, 0), task, work_of(private))
+
+
+@pytest.mark.parametrize(("privacy", "expected"), [("", "opacus"), (EXAMPLE_PRIVACY, "vectorised")])
+def test_an_lstm_trains_where_it_was_measured_to_be_quickest(privacy, expected, monkeypatch):
+    data = tasks_of(settings_of("lstm"))["next character"].data
+    monkeypatch.setattr(Digits, "load", lambda self, seed: data)
+    overrides = ["model={name='lstm'}", "population.partition={kind='iid'}", "engine.device=cpu"]
+    assert build_federation(parse_scenario(SMALL + privacy, "x", overrides)).trainer_name == expected
