@@ -16,6 +16,14 @@ STATUS = {
 # How metrics are called whose name does not say it, and in what they are measured.
 TITLES = {"auroc": "AUROC", "macro_f1": "Macro-F1", "r2": "R²"}
 METRIC_UNITS = {"psnr": "dB", "loss": "mean per test record", "r2": "1 is perfect, 0 no better than the mean"}
+# What an ending says of which clients a metric is; p90 is the tail of what is better the smaller it is.
+OF_CLIENTS = {
+    "_mean": ", mean over clients",
+    "_p10": " that nine of ten clients reach",
+    "_p90": " that nine of ten clients do not exceed",
+    "_worst": ", worst client",
+    "_unseen": " on clients that never trained",
+}
 # What a share is one of, by the task, where that is not test records.
 SCORED = {"next_character": "characters of the test records"}
 NAMES = {"example": "for one single record", "client": "for everything one client holds"}
@@ -36,15 +44,19 @@ class Status:
     early: bool
 
 
+def parted(name: str) -> tuple[str, str]:
+    """A metric's name without, and with nothing but, what says of which clients it is: "accuracy" and "_worst"."""
+    ending = next((ending for ending in OF_CLIENTS if name.endswith(ending)), "")
+    return name.removesuffix(ending), ending
+
+
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of the test records, to be printed in percent."""
-    for over_clients in ("_mean", "_p10", "_p90", "_worst", "_unseen"):
-        metric = metric.removesuffix(over_clients)
-    return metric.rpartition("_")[2] in ("accuracy", "precision", "recall")
+    return parted(metric)[0].rpartition("_")[2] in ("accuracy", "precision", "recall")
 
 
 def metric_text(name: str, value: float) -> str:
-    unit = " dB" if name == "psnr" else ""
+    unit = " dB" if parted(name)[0] == "psnr" else ""
     return plain.percent(value) if is_share(name) else plain.quantity(value) + unit
 
 
@@ -54,11 +66,11 @@ def scored(summary: Json) -> str:
 
 
 def metric_title(name: str) -> str:
-    """How a metric is called in the report: "Accuracy", "Loss", "MSE", "Balanced accuracy"."""
-    if name in TITLES:
-        return TITLES[name]
-    short = len(name) <= 4 and name != "loss"
-    return name.upper() if short else (name[:1].upper() + name[1:]).replace("_", " ")
+    """How a metric is called in the report: "Accuracy", "MSE", "Balanced accuracy", "Accuracy, worst client"."""
+    base, ending = parted(name)
+    short = len(base) <= 4 and base != "loss"
+    plainly = base.upper() if short else (base[:1].upper() + base[1:]).replace("_", " ")
+    return TITLES.get(base, plainly) + OF_CLIENTS.get(ending, "")
 
 
 def final_metric(summary: Json) -> tuple[str, float] | None:

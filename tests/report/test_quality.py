@@ -147,3 +147,20 @@ def test_metrics_have_their_units() -> None:
     texts = " ".join(panel.svg for panel in panels)
     for label in ("PSNR (dB)", "Loss (mean per test record)", "MSE (in the metric's own unit)"):
         assert label in texts.replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "text"),
+    [
+        ("accuracy_p10", "Accuracy that nine of ten clients reach", "50.0%"),
+        ("mse_p90", "MSE that nine of ten clients do not exceed", "0.5"),
+        ("macro_f1_mean", "Macro-F1, mean over clients", "0.5"),
+        ("psnr_worst", "PSNR, worst client", "0.5 dB"),
+        ("balanced_accuracy_unseen", "Balanced accuracy on clients that never trained", "50.0%"),
+    ],
+)
+def test_metrics_over_clients_are_named_in_words(name: str, title: str, text: str) -> None:
+    assert metric_rows({"metrics": {name: 0.5}}) == [(title, text)]
+    (panel,) = figures.metric_panels([{"round": 1, name: 0.5}])
+    assert panel.caption.startswith(title)
+    assert ("on the test records" in panel.caption) == (not name.endswith("unseen"))

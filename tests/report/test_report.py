@@ -120,6 +120,13 @@ def test_both_guarantees_are_printed_whole(make_run: MakeRun) -> None:
     assert "1 warning about these numbers" in page.text
 
 
+def test_the_record_names_a_key_only_where_its_label_does_not(make_run: MakeRun) -> None:
+    page = Page(build_report(make_run("both")))
+    assert not {"unit", "steps", "flags", "sampling"} & {text.strip() for text in page.texts}
+    assert "Epsilon (ε) epsilon" in page.text
+    assert "Unit example" in page.text
+
+
 def test_how_the_data_was_read_is_told_and_left_out_where_there_is_nothing_to_tell(make_run: MakeRun) -> None:
     told = Page(build_report(make_run("both"))).text
     assert all(note in told for note in DATA_NOTES)
