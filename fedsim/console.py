@@ -83,6 +83,9 @@ def print_result(result: Result) -> None:
             f"({entry['relation']}; {'largest over clients; ' if entry['unit'] == 'example' else ''}"
             f"randomness {entry['randomness']})"
         )
+        for limit in entry.get("fold_limits", []):
+            spent = f"{entry['epsilon']:.4g}"
+            print(f"note: the limit of {limit:g} holds for each fold by itself; together they spent {spent}")
     print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
     print(f"report: {result.directory / 'report.html'}")
 

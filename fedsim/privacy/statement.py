@@ -22,6 +22,11 @@ CONVERSION = (
     "(epsilon, delta) numerically; the closed form of the Gaussian mechanism where nothing is sub-sampled"
 )
 ONE_OWNER = "A {unit} {held}. A person with records at several clients is not covered as a whole."
+HELD_BACK = "Which records a client holds back for testing counts as public; the guarantee is for those trained on."
+ALL_FOLDS = (
+    "Which records a client holds back in which fold counts as public. The guarantee is for every record of the "
+    "clients that train: each is trained on in all folds, or in all but one."
+)
 SEES_UPDATES = (
     "anyone who sees everything a client sends in every round: the server, the other clients, "
     "and whoever gets a model (noise is added inside the client, before anything leaves it)"
@@ -114,9 +119,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
             "number of steps, calibrated noise, and a delta that follows the size."
         )
     if federation.holdings.held_back is not None:
-        assumptions.append(
-            "Which records a client holds back for testing counts as public; the guarantee is for those trained on."
-        )
+        assumptions.append(ALL_FOLDS if len(federation.scenario.runs) > 1 else HELD_BACK)
     if federation.weighting == "examples":
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
     if settings.delta_times_n is not None:

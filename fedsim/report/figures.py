@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from fedsim.report import plain
 from fedsim.report.canvas import BLUE, MUTED, ORANGE, SKY, VERMILLION, Panel, draw
-from fedsim.report.headline import METRIC_UNITS, is_share, metric_text, metric_title, parted
 from fedsim.report.inputs import Json
+from fedsim.report.metrics import METRIC_UNITS, is_share, metric_text, metric_title, parted
 from fedsim.report.statement import Entry
 
 if TYPE_CHECKING:

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import figures, headline, plain, population_figures, quality
+from fedsim.report import figures, folds, headline, plain, population_figures, quality
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
+from fedsim.report.metrics import scored
 
 HERE = Path(__file__).parent
 Facts = list[tuple[str, str]]
@@ -57,6 +58,8 @@ def context(record: RunRecord) -> dict[str, Any]:
         "cards": statement,
         "warnings": plain.plural(warnings, "warning") if warnings else "",
         "outside": [str(sentence) for sentence in summary.get("outside") or []],
+        "folds": folds.rows(summary),
+        "fold_columns": folds.columns(summary),
         "course": _present(_course(record)),
         "metrics": quality.metric_rows(summary),
         "classes": quality.class_rows(summary),
@@ -73,7 +76,7 @@ def context(record: RunRecord) -> dict[str, Any]:
 def _course(record: RunRecord) -> list[Panel | None]:
     rounds, privacy = record.rounds, record.summary.get("privacy") or []
     return [
-        *figures.metric_panels(rounds, headline.scored(record.summary)),
+        *figures.metric_panels(rounds, scored(record.summary)),
         quality.pictures_panel(record),
         figures.epsilon_panel(rounds, privacy),
         population_figures.epsilon_clients_panel(record.clients),

@@ -131,7 +131,7 @@ def _brief(value: object) -> str:
 
 
 def exact(value: object) -> str:
-    """Any recorded value, in full, for the tables: unrounded, but 0.19099999999999998 is how a computer writes 0.191."""
+    """Any recorded value, in full and unrounded; 0.19099999999999998 is how a computer writes 0.191."""
     if value is None:
         return NOT_RECORDED
     if isinstance(value, bool):

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.report import plain
 from fedsim.report.canvas import Panel, draw
-from fedsim.report.headline import metric_text, metric_title
+from fedsim.report.folds import deviation
 from fedsim.report.inputs import Json, RunRecord
+from fedsim.report.metrics import metric_text, metric_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +21,11 @@ Pixels = list[list[list[int]]]
 
 
 def metric_rows(summary: Json) -> list[tuple[str, str]]:
-    """Every metric of the final model by its title, undefined and infinite ones named as such."""
-    return [(metric_title(name), _value(name, value)) for name, value in (summary.get("metrics") or {}).items()]
+    """Every metric by its title, undefined and infinite ones named as such; of folds with the standard deviation."""
+    metrics = (summary.get("metrics") or {}).items()
+    return [
+        (metric_title(name), f"{_value(name, value)} {deviation(summary, name)}".strip()) for name, value in metrics
+    ]
 
 
 def _value(name: str, value: object) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fedsim.report import build_report, figures, headline
+from fedsim.report import build_report, figures
 from fedsim.report.inputs import RunRecord
+from fedsim.report.metrics import metric_text, metric_title
 from fedsim.report.quality import class_rows, metric_rows, pictures_panel
 
 from .example_runs import EXAMPLE, MakeRun, clients, summary
@@ -37,11 +38,11 @@ def test_the_first_tile_is_the_tasks_main_metric_and_every_metric_is_listed_and_
     metrics, main, value = TASKS[task]
     page = run_of(make_run, task)
     tiles = page.text[page.text.index("more private.") : page.text.index("Clients")]
-    assert headline.metric_title(main) in tiles
+    assert metric_title(main) in tiles
     assert value in tiles
     for name, number in metrics.items():
-        assert f"{headline.metric_title(name)} over the rounds" in page.text
-        assert f"{headline.metric_title(name)} {headline.metric_text(name, number)}" in page.text
+        assert f"{metric_title(name)} over the rounds" in page.text
+        assert f"{metric_title(name)} {metric_text(name, number)}" in page.text
 
 
 def test_a_share_of_characters_is_not_called_one_of_records(make_run: MakeRun) -> None:
