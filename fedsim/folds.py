@@ -100,7 +100,7 @@ def _summarise(scenario: Scenario, path: Path, together: Federation, summaries: 
             "main_metric",
             "model",
         ),
-        "parameters",
+        *("parameters", "parameters_total", "transfer"),
     )
     sent = {way: sum(one["bytes"][way] for one in summaries) for way in ("up", "down")}
     seconds = {key: round(sum(one["seconds"][key] for one in summaries), 3) for key in ("total", "setup")}

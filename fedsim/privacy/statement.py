@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedsim.federation import Federation
 from fedsim.models import ModelOptions
+from fedsim.population.statistics import SHOWN_CLIENTS
 from fedsim.privacy.accounting import cross_check
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.events import Composition
@@ -240,9 +241,10 @@ def _metrics(federation: Federation) -> Iterator[str]:
         )
     else:
         clients = int((held_back.sizes > 0).sum())
+        each = "every client's own and " if len(held_back) <= SHOWN_CLIENTS else ""
         yield (
-            f"Test metrics, those over clients (mean, percentile, worst) among them, were computed on {tested} private "
-            f"records that {clients} clients held back, and are released without noise: nothing protects those "
+            f"Test metrics, {each}those over clients (mean, percentile, worst) among them, were computed on {tested} "
+            f"private records that {clients} clients held back, and are released without noise: nothing protects those "
             "records, and a guarantee for whole clients does not cover what the metrics tell of them."
         )
     if unseen is not None:

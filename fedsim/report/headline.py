@@ -47,7 +47,7 @@ def paragraph(record: RunRecord) -> str:
 
 def _trained(record: RunRecord) -> str:
     summary, clients = record.summary, record.clients
-    model = f"A model “{summary.get('model', 'unnamed')}” with {plain.count(summary.get('parameters'))} parameters"
+    model = f"A model “{summary.get('model', 'unnamed')}” {_size(summary)}"
     held, people = plain.plural(clients.get("records"), "record"), plain.plural(clients.get("clients"), "client")
     if folds.is_cross_validation(summary):
         return f"{model} {folds.trained(summary)} on the data of {people}; together they hold {held}."
@@ -55,6 +55,14 @@ def _trained(record: RunRecord) -> str:
         return f"{model} was set up, but no round of training was completed."
     rounds = plain.plural(summary["rounds"], "round")
     return f"{model} was trained in {rounds} on the data of {people}; together they hold {held}."
+
+
+def _size(summary: Json) -> str:
+    """How many parameters the model has, and how many of them train where some do not."""
+    trained, total = (plain.count(summary.get(key)) for key in ("parameters", "parameters_total"))
+    if total in (trained, plain.NOT_RECORDED):
+        return f"with {trained} parameters"
+    return f"with {total} parameters, of which {trained} {'were trained' if summary.get('rounds') else 'train'},"
 
 
 def _quality(summary: Json) -> str:

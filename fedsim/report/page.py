@@ -65,10 +65,13 @@ def context(record: RunRecord) -> dict[str, Any]:
         "classes": quality.class_rows(summary),
         "class_note": quality.class_note(summary),
         "population": _present(_population(record)),
+        "clients": quality.client_rows(record.clients),
+        "client_columns": quality.client_columns(record.clients),
         "cost": _present([figures.bytes_panel(record.rounds), figures.seconds_panel(record.rounds)]),
         "people": _people(record),
         "data_notes": [str(sentence) for sentence in summary.get("data_notes") or []],
         "costs": _costs(summary),
+        "transfer": _transfer(summary.get("transfer") or {}),
         "environment": _environment(record.environment),
     }
 
@@ -119,6 +122,21 @@ def _costs(summary: Json) -> Facts:
         ("Where the clients ran", f"{engine} engine, on {device}"),
         ("How they were trained", f"{trainer} trainer{reason}"),
     ]
+
+
+def _transfer(transfer: Json) -> Facts:
+    """Where the model's weights start, and which of them do not train."""
+    labels = {
+        "initial": "Starts from the file",
+        "initial_sha256": "SHA-256 of that file",
+        "initial_skip": "Not taken from it",
+        "freeze": "Frozen (not trained)",
+        "lora": "Low-rank updates (LoRA)",
+    }
+    lora = transfer.get("lora")
+    if isinstance(lora, dict) and lora.get("alpha") is None:
+        transfer = transfer | {"lora": lora | {"alpha": "as the rank"}}
+    return [(label, plain.exact(transfer[key])) for key, label in labels.items() if transfer.get(key) is not None]
 
 
 def _environment(environment: Json) -> Facts:

@@ -56,6 +56,26 @@ def class_note(summary: Json) -> str:
     )
 
 
+def client_columns(clients: Json) -> list[str]:
+    """The heads of the table of clients."""
+    measured = clients.get("metrics_by_client") or {}
+    return ["Client", "Test records", metric_title(str(measured.get("metric")))]
+
+
+def client_rows(clients: Json) -> list[list[str]]:
+    """Name, test records and metric of every client, where the record has them."""
+    measured = clients.get("metrics_by_client") or {}
+    name = str(measured.get("metric"))
+    return [
+        [str(row.get("client")), plain.count(row.get("test_records")), _client_value(name, row)]
+        for row in measured.get("clients") or []
+    ]
+
+
+def _client_value(name: str, row: Json) -> str:
+    return _value(name, row.get("value")) if row.get("test_records") else "not tested"
+
+
 def pictures_panel(record: RunRecord) -> Panel | None:
     """Test images above what the model makes of them."""
     above, below = (_images(record.pictures.get(name)) for name in ("inputs", "reconstructions"))

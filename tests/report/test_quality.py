@@ -165,3 +165,23 @@ def test_metrics_over_clients_are_named_in_words(name: str, title: str, text: st
     (panel,) = figures.metric_panels([{"round": 1, name: 0.5}])
     assert panel.caption.startswith(title)
     assert ("on the test records" in panel.caption) == (not name.endswith("unseen"))
+
+
+def test_clients_are_a_table_by_name(make_run: MakeRun) -> None:
+    rows = [
+        {"client": "Hamlet <i>", "test_records": 12, "value": 0.25},
+        {"client": "Ophelia", "test_records": 3, "value": None},
+        {"client": "Osric", "test_records": 0, "value": None},
+    ]
+    people = clients(3) | {"metrics_by_client": {"metric": "accuracy", "clients": rows}}
+    people["labels"] |= {"clients": [row["client"] for row in rows]}
+    page = Page(build_report(make_run(clients=people)))
+    assert "Client Test records Accuracy" in page.text
+    assert "Hamlet <i> 12 25.0%" in page.text
+    assert "Ophelia 3 not defined" in page.text
+    assert "Osric 0 not tested" in page.text
+    assert page.count("i") == 0
+    assert "Client (name)" in page.source
+    plain_page = Page(build_report(make_run(clients=clients(3) | {"metrics_by_client": None})))
+    assert "Client by client" not in plain_page.text
+    assert "Client (id)" in plain_page.source

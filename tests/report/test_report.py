@@ -128,6 +128,22 @@ def test_the_record_names_a_key_only_where_its_label_does_not(make_run: MakeRun)
     assert "Unit example" in page.text
 
 
+def test_a_model_that_trains_in_part_is_told_whole_also_without_privacy(make_run: MakeRun) -> None:
+    lora = {"rank": 2, "alpha": None, "targets": ["head.*"]}
+    transfer = {"initial": "a/model.safetensors", "initial_sha256": "5f" * 32, "freeze": ["features.*"], "lora": lora}
+    none = {"unit": "none", "epsilon": "inf", "delta": None}
+    changes = {"parameters": 8906, "parameters_total": 13_706, "transfer": transfer}
+    text = Page(build_report(make_run("none", summary=summary(30, [none], **changes)))).text
+    assert "A model “cnn” with 13,706 parameters, of which 8,906 were trained, was trained in 30 rounds" in text
+    assert "Starts from the file a/model.safetensors" in text
+    assert f"SHA-256 of that file {'5f' * 32}" in text
+    assert "Frozen (not trained) features.*" in text
+    assert "Low-rank updates (LoRA) rank 2, alpha as the rank, targets head.*" in text
+    whole = Page(build_report(make_run("none", summary=summary(30, [none], parameters_total=20_522)))).text
+    assert "with 20,522 parameters was trained" in whole
+    assert "What the model starts from" not in whole
+
+
 def test_how_the_data_was_read_is_told_and_left_out_where_there_is_nothing_to_tell(make_run: MakeRun) -> None:
     told = Page(build_report(make_run("both"))).text
     assert all(note in told for note in DATA_NOTES)
