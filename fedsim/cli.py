@@ -89,6 +89,7 @@ def report(run: RunFolder, debug: Debug = False) -> None:
 def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = False) -> None:
     """Check a scenario whole: the file, its data, its model and its privacy settings. Nothing is written."""
     from fedsim.federation import build_federation
+    from fedsim.folds import limit_lines
     from fedsim.loading import load_scenario
 
     federation = build_federation(load_scenario(scenario, overrides or ()))
@@ -97,6 +98,7 @@ def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = Fa
         f"records, {federation.start.numel()} parameters, trainer {federation.trainer_name} "
         f"({federation.trainer_reason}), digest {federation.scenario.digest}."
     )
+    print("".join(f"{line}\n" for line in limit_lines(federation)), end="")
 
 
 @app.command()

@@ -32,7 +32,7 @@ class Display:
     def on_round(self, row: dict[str, Any]) -> None:
         """A round is recorded."""
         self._last.update({key: value for key, value in row.items() if value is not None})
-        parts = [f"{name} {self._last[name]:.4f}" for name in self._names if name in self._last]
+        parts = [f"{name} {_digits(self._last[name])}" for name in self._names if name in self._last]
         for unit in ("example", "client"):
             if row.get(f"epsilon_{unit}") is not None:
                 parts.append(f"epsilon ({unit}) {row[f'epsilon_{unit}']:.3f}")
@@ -66,7 +66,9 @@ def watch(rounds: int, quiet: bool) -> Iterator[Display]:
 def print_result(result: Result) -> None:
     """The run in a few lines: metrics, what privacy was spent, where the report lies."""
     summary = result.summary
-    spread = {name: f" ± {value:.4f}" for name, value in summary.get("metrics_std", {}).items() if value is not None}
+    spread = {
+        name: f" ± {_digits(value)}" for name, value in summary.get("metrics_std", {}).items() if value is not None
+    }
     metrics = {name: _metric(name, value) + spread.get(name, "") for name, value in summary["metrics"].items()}
     first = ", ".join(metrics.pop(name) for name in (summary["main_metric"], "loss"))
     print(f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {first}")
@@ -81,14 +83,22 @@ def print_result(result: Result) -> None:
             f"({entry['relation']}; {'largest over clients; ' if entry['unit'] == 'example' else ''}"
             f"randomness {entry['randomness']})"
         )
+        for limit in entry.get("fold_limits", []):
+            spent = f"{entry['epsilon']:.4g}"
+            print(f"note: the limit of {limit:g} holds for each fold by itself; together they spent {spent}")
     print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
     print(f"report: {result.directory / 'report.html'}")
 
 
 def _metric(name: str, value: Any) -> str:
     """A metric as it stands in the summary, where infinity is a string and what is not defined is None."""
-    shown = "not defined" if value is None else value if isinstance(value, str) else f"{value:.4f}"
+    shown = "not defined" if value is None else value if isinstance(value, str) else _digits(value)
     return f"{name} {shown}"
+
+
+def _digits(value: float) -> str:
+    """Four decimals, or six digits of what is large: a loss that blew up has more decimals than anyone can read."""
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.6g}"
 
 
 def as_lines(values: dict[str, Any], indent: str = "") -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from fedsim.holdings import Holdings, load_holdings
-from fedsim.population import Natural
+from fedsim.holdings import Holdings, client_names, load_holdings
 from fedsim.population.statistics import label_counts, label_skew, size_statistics
 from fedsim.scenario import Scenario
 
@@ -23,9 +22,8 @@ def describe(scenario: Scenario) -> dict[str, Any]:
     holdings = load_holdings(scenario)
     data, whole = holdings.data, holdings.whole
     labels = label_counts(data, whole)
-    if labels is not None and isinstance(scenario.population.partition, Natural) and data.train.owners is not None:
-        first = data.train.owners[whole.indices[whole.offsets[:-1]]][: len(labels["clients"])]
-        labels["clients"] = [data.owners[owner] for owner in first]
+    if labels is not None:
+        labels["clients"] = client_names(scenario, holdings, len(labels["clients"]))
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,

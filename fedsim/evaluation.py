@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.federation import Federation
+from fedsim.holdings import client_names
 from fedsim.params import bind_vector
 from fedsim.population import Population
+from fedsim.population.statistics import SHOWN_CLIENTS
 from fedsim.tasks import Objective, Task
 from fedsim.tasks.task import Assessment
 
@@ -77,20 +79,42 @@ def over_clients(
 
     Clients that hold nothing back are left out. The percentile is interpolated linearly.
     """
-    main, offsets = compared(objective), held_back.offsets
-    values = np.array(
-        [
-            objective.metrics(measured[start:end], labels[start:end])[main]
-            for start, end in pairwise(offsets.tolist())
-            if end > start
-        ]
-    )
+    main, values = compared(objective), np.array(_by_client(objective, measured, labels, held_back))
     sign = 1 if main in MORE_IS_BETTER else -1
     return {
         f"{main}_mean": float(values.mean()),
         tail(main): sign * float(np.percentile(sign * values, 10)),
         f"{main}_worst": sign * float((sign * values).min()),
     }
+
+
+def client_metrics(federation: Federation, params: Tensor) -> dict[str, Any] | None:
+    """The compared metric of every client on what it holds back; None where none does, or where they are many."""
+    held_back, task = federation.holdings.held_back, federation.trainer.task
+    if held_back is None or len(held_back) > SHOWN_CLIENTS:
+        return None
+    bind_vector(federation.module, params)
+    measured, labels = task.measure(federation.trainer.module), task.objective.labels(task.data.test)
+    values = iter(_by_client(task.objective, measured, labels, held_back))
+    names = client_names(federation.scenario, federation.holdings, len(held_back))
+    return {
+        "metric": compared(task.objective),
+        "clients": [
+            {"client": name, "test_records": size, "value": next(values) if size else None}
+            for name, size in zip(names, held_back.sizes.tolist(), strict=True)
+        ],
+    }
+
+
+def _by_client(
+    objective: Objective, measured: NDArray[np.float64], labels: NDArray[Any], held_back: Population
+) -> list[float]:
+    """The compared metric of each client that holds something back, from what ``measure`` gave ``[n, values]``."""
+    return [
+        objective.metrics(measured[start:end], labels[start:end])[compared(objective)]
+        for start, end in pairwise(held_back.offsets.tolist())
+        if end > start
+    ]
 
 
 def _unseen(federation: Federation) -> dict[str, float]:

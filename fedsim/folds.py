@@ -100,7 +100,7 @@ def _summarise(scenario: Scenario, path: Path, together: Federation, summaries: 
             "main_metric",
             "model",
         ),
-        "parameters",
+        *("parameters", "parameters_total", "transfer"),
     )
     sent = {way: sum(one["bytes"][way] for one in summaries) for way in ("up", "down")}
     seconds = {key: round(sum(one["seconds"][key] for one in summaries), 3) for key in ("total", "setup")}
@@ -108,6 +108,7 @@ def _summarise(scenario: Scenario, path: Path, together: Federation, summaries: 
     return {
         **{key: first[key] for key in shared},
         "digest": scenario.digest,
+        "folds_planned": len(scenario.runs),
         "rounds": min(one["rounds"] for one in summaries),
         "status": status,
         "status_reason": reason,
@@ -177,5 +178,18 @@ def _explain(scenario: Scenario, entry: dict[str, Any]) -> None:
     )
     limits = {name: entry[name] for name in ("target_epsilon", "budget")}
     entry |= dict.fromkeys(limits)
-    for limit in sorted({limit for limit in limits.values() if limit is not None}):
-        entry["flags"].append(f"The limit of {limit:g} holds for each fold by itself; together they may spend more.")
+    entry["fold_limits"] = sorted({limit for limit in limits.values() if limit is not None})
+    for limit in entry["fold_limits"]:
+        spent = f"{entry['epsilon']:.4g}"
+        entry["flags"].append(f"The limit of {limit:g} holds for each fold by itself; together they spent {spent}.")
+
+
+def limit_lines(federation: Federation) -> list[str]:
+    """What ``fedsim check`` says of limits that are not those of the whole cross-validation, a line each."""
+    if len(federation.scenario.runs) == 1:
+        return []
+    limits = {plan.budget for plan in federation.plan.units if plan.budget is not None}
+    return [
+        f"folds: the limit of {limit:g} is for each fold; all folds together spend more; see fedsim plan"
+        for limit in sorted(limits)
+    ]

@@ -39,6 +39,15 @@ class Holdings:
         return replace(self.data, test=taken(self.data.train, self.unseen.indices))
 
 
+def client_names(scenario: Scenario, holdings: Holdings, clients: int) -> list[str] | list[int]:
+    """What the first clients that train are called: natural ones by their owner, others by their number."""
+    train, whole = holdings.data.train, holdings.whole
+    if train.owners is None or not isinstance(scenario.population.partition, Natural):
+        return list(range(clients))
+    first = train.owners[whole.indices[whole.offsets[:clients]]]
+    return [holdings.data.owners[owner] for owner in first]
+
+
 def load_holdings(scenario: Scenario) -> Holdings:
     """Load the data, deal it out to the clients and hold out what the scenario says; raises ``BadInput``.
 

@@ -8,7 +8,9 @@ import sys
 import time
 from typing import Any
 
-from fedsim.evaluation import assess
+from fedsim.evaluation import assess, client_metrics
+from fedsim.holdings import client_names
+from fedsim.models.transfer import transfer_of
 from fedsim.params import bind_vector
 from fedsim.population.statistics import histogram, label_counts, size_statistics
 from fedsim.privacy.statement import outside, privacy_entries
@@ -40,6 +42,8 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "test_records": len(federation.task.data.test),
         "model": scenario.model.name,
         "parameters": federation.start.numel(),
+        "parameters_total": sum(parameter.numel() for parameter in federation.module.parameters()),
+        "transfer": transfer_of(scenario.model),
         "privacy": _privacy(session),
         "outside": outside(federation),
         "data_notes": list(federation.holdings.notes),
@@ -77,13 +81,17 @@ def _peak_bytes() -> int:
 
 
 def client_statistics(session: Session) -> dict[str, Any]:
-    """Histograms over clients (sizes, participations, epsilon) and the labels of the first clients, for the report."""
+    """Histograms over clients (sizes, participations, epsilon), labels and metrics of the first, for the report."""
     federation = session.federation
+    labels = label_counts(federation.task.data, federation.population)
+    if labels is not None:
+        labels["clients"] = client_names(federation.scenario, federation.holdings, len(labels["clients"]))
     example = federation.plan.example
     epsilons = session.ledger.epsilons("example", example.deltas) if example else None
     return {
         **size_statistics(federation.population),
-        "labels": label_counts(federation.task.data, federation.population),
+        "labels": labels,
+        "metrics_by_client": client_metrics(federation, session.server.params),
         "epsilon_example": histogram(epsilons) if epsilons is not None else None,
         "participations": histogram(session.directory.participations(len(federation.population))),
     }

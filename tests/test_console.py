@@ -54,6 +54,11 @@ def test_progress_shows_the_tasks_metrics_loss_last():
             "psnr",
             ["psnr inf, loss 0.0000", "also: mse 0.0000"],
         ),
+        (
+            {"loss": 3454785578366692617529327616.0, "mse": 99999.5, "r2": -123456.0},
+            "r2",
+            ["r2 -123456, loss 3.45479e+27", "also: mse 99999.5000"],
+        ),
     ],
 )
 def test_the_result_names_the_main_metric_first_and_what_is_not_defined(capsys, metrics, main, lines):

@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 import fedsim
+from fedsim import cli
 from fedsim.client import train_clients
+from fedsim.console import print_result
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
 from fedsim.loading import ScenarioError, parse_scenario
@@ -111,13 +113,32 @@ def test_a_fold_says_that_it_is_not_alone(tmp_path):
 
 
 @pytest.mark.usefixtures("no_reports")
-def test_a_target_is_said_to_be_that_of_each_fold(tmp_path):
+def test_a_target_is_said_to_be_that_of_each_fold(tmp_path, capsys):
     text = SMALL + EXAMPLE_PRIVACY.replace("noise_multiplier = 1.1", "target_epsilon = 2.0")
     result = fedsim.run(scenario(text), tmp_path / "run")
     entry = result.privacy[0]
     assert entry["epsilon"] > 2
     assert entry["target_epsilon"] is entry["budget"] is None
-    assert sum("limit of 2 holds for each fold" in flag for flag in entry["flags"]) == 1
+    said = f"limit of 2 holds for each fold by itself; together they spent {entry['epsilon']:.4g}"
+    assert sum(said in flag for flag in entry["flags"]) == 1
+    assert entry["fold_limits"] == [2.0]
+    print_result(result)
+    assert f"note: the {said}" in capsys.readouterr().out.splitlines()
+    fold = json.loads((tmp_path / "run/fold-1/summary.json").read_text())["privacy"][0]
+    trained_on = "the guarantee is for those trained on"
+    assert any(trained_on in line for line in fold["assumptions"])
+    assert not any(trained_on in line for line in entry["assumptions"])
+    assert any("in all folds, or in all but one" in line for line in entry["assumptions"])
+
+
+def test_a_limit_of_each_fold_is_announced_before_the_run(tmp_path, monkeypatch, capsys):
+    text = SMALL + EXAMPLE_PRIVACY.replace("noise_multiplier = 1.1", "target_epsilon = 2.0")
+    (tmp_path / "s.toml").write_text(scenario(text).to_toml())
+    line = "folds: the limit of 2 is for each fold; all folds together spend more; see fedsim plan"
+    for words, said in (((), True), (("--set", "evaluation.fold=1"), False)):
+        monkeypatch.setattr("sys.argv", ["fedsim", "check", str(tmp_path / "s.toml"), *words])
+        cli.main()
+        assert (line in capsys.readouterr().out.splitlines()) == said
 
 
 @pytest.mark.usefixtures("no_reports")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import asdict, replace
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -23,6 +23,17 @@ def pinned(settings: Settings) -> Settings:
     if not isinstance(settings, ModelOptions) or settings.initial is None or settings.initial_sha256 is not None:
         return settings
     return replace(settings, initial_sha256=sha256_of(settings.initial))
+
+
+def transfer_of(settings: object) -> dict[str, Any] | None:
+    """What a model starts from, and what of it does not train, as plain values; None where all starts at random."""
+    if not isinstance(settings, ModelOptions):
+        return None
+    names = ("initial", "initial_sha256", "initial_skip", "freeze", "lora")
+    given = {name: value for name in names if (value := getattr(settings, name)) is not None}
+    if settings.lora is not None:
+        given["lora"] = asdict(settings.lora)
+    return given or None
 
 
 def adapt(module: nn.Module, options: ModelOptions, seed: int) -> nn.Module:

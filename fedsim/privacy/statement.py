@@ -12,6 +12,7 @@ from fedsim.federation import Federation
 from fedsim.holdings import of_training_owners
 from fedsim.models import ModelOptions
 from fedsim.population import Natural
+from fedsim.population.statistics import SHOWN_CLIENTS
 from fedsim.privacy.accounting import cross_check
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.events import Composition
@@ -24,6 +25,11 @@ CONVERSION = (
     "(epsilon, delta) numerically; the closed form of the Gaussian mechanism where nothing is sub-sampled"
 )
 ONE_OWNER = "A {unit} {held}. A person with records at several clients is not covered as a whole."
+HELD_BACK = "Which records a client holds back for testing counts as public; the guarantee is for those trained on."
+ALL_FOLDS = (
+    "Which records a client holds back in which fold counts as public. The guarantee is for every record of the "
+    "clients that train: each is trained on in all folds, or in all but one."
+)
 SEES_UPDATES = (
     "anyone who sees everything a client sends in every round: the server, the other clients, "
     "and whoever gets a model (noise is added inside the client, before anything leaves it)"
@@ -121,9 +127,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
             "a longer text is many records and is not covered as a whole."
         )
     if federation.holdings.held_back is not None:
-        assumptions.append(
-            "Which records a client holds back for testing counts as public; the guarantee is for those trained on."
-        )
+        assumptions.append(ALL_FOLDS if len(federation.scenario.runs) > 1 else HELD_BACK)
     assumptions += _chosen_owners(federation)
     if federation.weighting == "examples":
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
@@ -266,9 +270,10 @@ def _metrics(federation: Federation) -> Iterator[str]:
         )
     else:
         clients = int((held_back.sizes > 0).sum())
+        each = "every client's own and " if len(held_back) <= SHOWN_CLIENTS else ""
         yield (
-            f"Test metrics, those over clients (mean, percentile, worst) among them, were computed on {tested} private "
-            f"records that {clients} clients held back, and are released without noise: nothing protects those "
+            f"Test metrics, {each}those over clients (mean, percentile, worst) among them, were computed on {tested} "
+            f"private records that {clients} clients held back, and are released without noise: nothing protects those "
             "records, and a guarantee for whole clients does not cover what the metrics tell of them."
         )
     if unseen is not None:

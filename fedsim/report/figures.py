@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from fedsim.report import plain
 from fedsim.report.canvas import BLUE, MUTED, ORANGE, SKY, VERMILLION, Panel, draw
-from fedsim.report.headline import METRIC_UNITS, is_share, metric_text, metric_title
 from fedsim.report.inputs import Json
+from fedsim.report.metrics import METRIC_UNITS, is_share, metric_text, metric_title, parted
 from fedsim.report.statement import Entry
 
 if TYPE_CHECKING:
@@ -48,11 +48,12 @@ def metric_panels(rounds: Sequence[Json], scored: str = "test records") -> list[
 
 
 def _metric(index: int, name: str, points: Points, scored: str) -> Panel:
-    share = is_share(name)
+    share, (base, ending) = is_share(name), parted(name)
     factor = 100 if share else 1
-    unit = f"% of {scored}" if share else METRIC_UNITS.get(name, "in the metric's own unit")
-    label = f"{metric_title(name)} ({unit})"
-    caption = f"{metric_title(name)} on the test records: {_from_to(name, points)}."
+    unit = f"% of {scored}" if share else METRIC_UNITS.get(base, "in the metric's own unit")
+    label = f"{metric_title(base)} ({unit})"
+    where = "" if ending == "_unseen" else " on the test records"
+    caption = f"{metric_title(name)}{where}: {_from_to(name, points)}."
 
     def paint(_: "Figure", axes: "Axes") -> None:
         _line(axes, [(at, factor * value) for at, value in points], BLUE, "o")

@@ -3,21 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from fedsim.report import plain
+from fedsim.report import folds, plain
 from fedsim.report.inputs import Json, RunRecord
+from fedsim.report.metrics import STATUS, final_metric, metric_text, metric_title, scored
 from fedsim.report.statement import UNITS, Entry, spent
 
-STATUS = {
-    "completed": ("Completed", "The run completed all planned rounds."),
-    "budget_exhausted": ("Privacy budget used up", "The run stopped early, because the privacy budget was used up."),
-    "early_stopped": ("Stopped early", "The run stopped early, because the model no longer improved."),
-    "interrupted": ("Interrupted", "The run was interrupted: this report shows the part that was completed."),
-}
-# How metrics are called whose name does not say it, and in what they are measured.
-TITLES = {"auroc": "AUROC", "macro_f1": "Macro-F1", "r2": "R²"}
-METRIC_UNITS = {"psnr": "dB", "loss": "mean per test record", "r2": "1 is perfect, 0 no better than the mean"}
-# What a share is one of, by the task, where that is not test records.
-SCORED = {"next_character": "characters of the test records"}
 NAMES = {"example": "for one single record", "client": "for everything one client holds"}
 
 
@@ -36,40 +26,6 @@ class Status:
     early: bool
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of the test records, to be printed in percent."""
-    for over_clients in ("_mean", "_p10", "_p90", "_worst", "_unseen"):
-        metric = metric.removesuffix(over_clients)
-    return metric.rpartition("_")[2] in ("accuracy", "precision", "recall")
-
-
-def metric_text(name: str, value: float) -> str:
-    unit = " dB" if name == "psnr" else ""
-    return plain.percent(value) if is_share(name) else plain.quantity(value) + unit
-
-
-def scored(summary: Json) -> str:
-    """What the metrics count."""
-    return SCORED.get(str(summary.get("task")), "test records")
-
-
-def metric_title(name: str) -> str:
-    """How a metric is called in the report: "Accuracy", "Loss", "MSE", "Balanced accuracy"."""
-    if name in TITLES:
-        return TITLES[name]
-    short = len(name) <= 4 and name != "loss"
-    return name.upper() if short else (name[:1].upper() + name[1:]).replace("_", " ")
-
-
-def final_metric(summary: Json) -> tuple[str, float] | None:
-    """The metric a reader asks for first: the task's main one, accuracy, any other, else the loss."""
-    metrics = summary.get("metrics") or {}
-    known = {name: size for name, value in metrics.items() if (size := plain.finite(value)) is not None}
-    others = (name for name in known if name not in ("accuracy", "loss"))
-    order = [summary.get("main_metric"), "accuracy", *others, "loss"]
-    return next(((name, known[name]) for name in order if name in known), None)
-
-
 def status(summary: Json) -> Status:
     code = str(summary.get("status"))
     name, sentence = STATUS.get(code, (code, f"The run ended with the status “{code}”."))
@@ -83,17 +39,30 @@ def guarantee(privacy: list[Entry], unit: str) -> Entry | None:
 
 def paragraph(record: RunRecord) -> str:
     """The summary in one short paragraph."""
-    return " ".join([_trained(record), _quality(record.summary), *_privacy(record.summary.get("privacy") or [])])
+    privacy = _privacy(record.summary.get("privacy") or [])
+    if folds.is_cross_validation(record.summary):
+        return " ".join([folds.quality(record.summary), _trained(record), *privacy])
+    return " ".join([_trained(record), _quality(record.summary), *privacy])
 
 
 def _trained(record: RunRecord) -> str:
     summary, clients = record.summary, record.clients
-    model = f"A model “{summary.get('model', 'unnamed')}” with {plain.count(summary.get('parameters'))} parameters"
+    model = f"A model “{summary.get('model', 'unnamed')}” {_size(summary)}"
+    held, people = plain.plural(clients.get("records"), "record"), plain.plural(clients.get("clients"), "client")
+    if folds.is_cross_validation(summary):
+        return f"{model} {folds.trained(summary)} on the data of {people}; together they hold {held}."
     if not summary.get("rounds"):
         return f"{model} was set up, but no round of training was completed."
-    rounds, held = plain.plural(summary["rounds"], "round"), plain.plural(clients.get("records"), "record")
-    people = plain.plural(clients.get("clients"), "client")
+    rounds = plain.plural(summary["rounds"], "round")
     return f"{model} was trained in {rounds} on the data of {people}; together they hold {held}."
+
+
+def _size(summary: Json) -> str:
+    """How many parameters the model has, and how many of them train where some do not."""
+    trained, total = (plain.count(summary.get(key)) for key in ("parameters", "parameters_total"))
+    if total in (trained, plain.NOT_RECORDED):
+        return f"with {trained} parameters"
+    return f"with {total} parameters, of which {trained} {'were trained' if summary.get('rounds') else 'train'},"
 
 
 def _quality(summary: Json) -> str:
@@ -122,20 +91,31 @@ def _privacy(privacy: list[Entry]) -> list[str]:
 def tiles(record: RunRecord) -> list[Tile]:
     """The key numbers."""
     summary, clients = record.summary, record.clients
-    planned, held = summary.get("rounds_planned"), plain.plural(clients.get("records"), "record")
+    held = plain.plural(clients.get("records"), "record")
     privacy = summary.get("privacy") or []
     return [
         _quality_tile(summary),
         Tile("Clients", plain.count(clients.get("clients")), f"{held} in all"),
-        Tile("Rounds", plain.count(summary.get("rounds")), f"of {plain.count(planned)} planned"),
+        _rounds_tile(summary),
         *(_epsilon_tile(privacy, unit) for unit in UNITS),
     ]
+
+
+def _rounds_tile(summary: Json) -> Tile:
+    planned = plain.count(summary.get("rounds_planned"))
+    if folds.is_cross_validation(summary):
+        number = folds.planned(summary)
+        return Tile("Folds", plain.count(folds.finished(summary)), f"of {number}, {planned} rounds planned in each")
+    return Tile("Rounds", plain.count(summary.get("rounds")), f"of {planned} planned")
 
 
 def _quality_tile(summary: Json) -> Tile:
     best, tested = final_metric(summary), summary.get("test_records")
     if best is None:
         return Tile("Quality", "—", "not measured")
+    if folds.is_cross_validation(summary):
+        note = f"{folds.deviation(summary, best[0])} over {plain.plural(folds.finished(summary), 'fold')}"
+        return Tile(metric_title(best[0]), metric_text(*best), note.strip())
     note = f"on {plain.plural(tested, 'test record')}" if tested else "on test records"
     return Tile(metric_title(best[0]), metric_text(*best), note)
 

@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import figures, headline, plain, population_figures, quality
+from fedsim.report import figures, folds, headline, plain, population_figures, quality
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
+from fedsim.report.metrics import scored
 
 HERE = Path(__file__).parent
 Facts = list[tuple[str, str]]
@@ -57,15 +58,20 @@ def context(record: RunRecord) -> dict[str, Any]:
         "cards": statement,
         "warnings": plain.plural(warnings, "warning") if warnings else "",
         "outside": [str(sentence) for sentence in summary.get("outside") or []],
+        "folds": folds.rows(summary),
+        "fold_columns": folds.columns(summary),
         "course": _present(_course(record)),
         "metrics": quality.metric_rows(summary),
         "classes": quality.class_rows(summary),
         "class_note": quality.class_note(summary),
         "population": _present(_population(record)),
+        "clients": quality.client_rows(record.clients),
+        "client_columns": quality.client_columns(record.clients),
         "cost": _present([figures.bytes_panel(record.rounds), figures.seconds_panel(record.rounds)]),
         "people": _people(record),
         "data_notes": [str(sentence) for sentence in summary.get("data_notes") or []],
         "costs": _costs(summary),
+        "transfer": _transfer(summary.get("transfer") or {}),
         "environment": _environment(record.environment),
     }
 
@@ -73,7 +79,7 @@ def context(record: RunRecord) -> dict[str, Any]:
 def _course(record: RunRecord) -> list[Panel | None]:
     rounds, privacy = record.rounds, record.summary.get("privacy") or []
     return [
-        *figures.metric_panels(rounds, headline.scored(record.summary)),
+        *figures.metric_panels(rounds, scored(record.summary)),
         quality.pictures_panel(record),
         figures.epsilon_panel(rounds, privacy),
         population_figures.epsilon_clients_panel(record.clients),
@@ -116,6 +122,21 @@ def _costs(summary: Json) -> Facts:
         ("Where the clients ran", f"{engine} engine, on {device}"),
         ("How they were trained", f"{trainer} trainer{reason}"),
     ]
+
+
+def _transfer(transfer: Json) -> Facts:
+    """Where the model's weights start, and which of them do not train."""
+    labels = {
+        "initial": "Starts from the file",
+        "initial_sha256": "SHA-256 of that file",
+        "initial_skip": "Not taken from it",
+        "freeze": "Frozen (not trained)",
+        "lora": "Low-rank updates (LoRA)",
+    }
+    lora = transfer.get("lora")
+    if isinstance(lora, dict) and lora.get("alpha") is None:
+        transfer = transfer | {"lora": lora | {"alpha": "as the rank"}}
+    return [(label, plain.exact(transfer[key])) for key, label in labels.items() if transfer.get(key) is not None]
 
 
 def _environment(environment: Json) -> Facts:

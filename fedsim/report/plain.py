@@ -120,13 +120,18 @@ def size(amount: object) -> str:
 def spread(value: object) -> str:
     """A number, or the range of a `{"min", "max"}` pair, for the prose: "between 0.1 and 0.3"."""
     if not isinstance(value, Mapping):
-        return exact(value)
+        return _brief(value)
     low, high = value.get("min"), value.get("max")
-    return exact(low) if low == high else f"between {exact(low)} and {exact(high)}"
+    return _brief(low) if low == high else f"between {_brief(low)} and {_brief(high)}"
+
+
+def _brief(value: object) -> str:
+    """Four digits are enough in a sentence; the table has them all. Whole numbers stay whole."""
+    return exact(float(f"{value:.4g}") if isinstance(value, float) and math.isfinite(value) else value)
 
 
 def exact(value: object) -> str:
-    """Any recorded value, in full and unrounded, for the tables."""
+    """Any recorded value, in full and unrounded; 0.19099999999999998 is how a computer writes 0.191."""
     if value is None:
         return NOT_RECORDED
     if isinstance(value, bool):
@@ -135,14 +140,21 @@ def exact(value: object) -> str:
         return "∞ (infinite)"
     if isinstance(value, int):
         return f"{value:,}"
-    if isinstance(value, float) and 1e-9 < abs(value) < 1e-3:
-        return format(Decimal(repr(value)), "f")
+    if isinstance(value, float):
+        text = _without_noise(value)
+        return format(Decimal(text), "f") if 1e-9 < abs(value) < 1e-3 else text
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {exact(part)}" for name, part in value.items()) or "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         parts = [exact(part) for part in value]
         return (" " if all(part.endswith(".") for part in parts) else "; ").join(parts) or "none"
     return str(value)
+
+
+def _without_noise(value: float) -> str:
+    """All digits, unless the last of them are only what a sum or product of short decimals leaves behind."""
+    shown, near = repr(value), repr(float(f"{value:.14g}"))
+    return near if len(near) < len(shown) - 5 else shown
 
 
 def listing(parts: Sequence[str]) -> str:

@@ -88,11 +88,13 @@ def labels_panel(clients: Json) -> Panel | None:
     ids = [_short(client) for client in (labels.get("clients") or range(len(rows)))][: len(rows)]
     if not names or not any(map(sum, rows)) or any(len(row) != len(names) for row in rows) or len(ids) != len(rows):
         return None
+    kind = "id" if all(isinstance(client, int) for client in labels.get("clients") or []) else "name"
     shares = [[100 * value / (sum(row) or 1) for value in row] for row in rows]
 
     def paint(figure: "Figure", axes: "Axes") -> None:
         _heatmap(figure, axes, shares)
         _name_ticks(axes, names, ids)
+        axes.set_ylabel(f"Client ({kind})")
 
     height = 1.5 + min(0.13 * len(rows), 5) + (0.07 * max(map(len, names)) if _upright(names) else 0)
     return draw("labels", "Which classes the clients hold", _labels_caption(len(rows), clients), paint, height)
@@ -128,7 +130,6 @@ def _name_ticks(axes: "Axes", names: list[str], ids: list[str]) -> None:
     axes.set_yticks(range(0, len(ids), down), ids[::down])
     axes.tick_params(length=0, labelsize=8)
     axes.set_xlabel("Class (name)")
-    axes.set_ylabel("Client (id)")
 
 
 def _upright(names: list[str]) -> bool:

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.report import plain
 from fedsim.report.canvas import Panel, draw
-from fedsim.report.headline import metric_text, metric_title
+from fedsim.report.folds import deviation
 from fedsim.report.inputs import Json, RunRecord
+from fedsim.report.metrics import metric_text, metric_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,8 +21,11 @@ Pixels = list[list[list[int]]]
 
 
 def metric_rows(summary: Json) -> list[tuple[str, str]]:
-    """Every metric of the final model by its title, undefined and infinite ones named as such."""
-    return [(metric_title(name), _value(name, value)) for name, value in (summary.get("metrics") or {}).items()]
+    """Every metric by its title, undefined and infinite ones named as such; of folds with the standard deviation."""
+    metrics = (summary.get("metrics") or {}).items()
+    return [
+        (metric_title(name), f"{_value(name, value)} {deviation(summary, name)}".strip()) for name, value in metrics
+    ]
 
 
 def _value(name: str, value: object) -> str:
@@ -50,6 +54,26 @@ def class_note(summary: Json) -> str:
         "the test records that belong there, the share that the model finds. F1 is the harmonic mean of the two. None "
         f"is defined for a class that does not occur.{left}"
     )
+
+
+def client_columns(clients: Json) -> list[str]:
+    """The heads of the table of clients."""
+    measured = clients.get("metrics_by_client") or {}
+    return ["Client", "Test records", metric_title(str(measured.get("metric")))]
+
+
+def client_rows(clients: Json) -> list[list[str]]:
+    """Name, test records and metric of every client, where the record has them."""
+    measured = clients.get("metrics_by_client") or {}
+    name = str(measured.get("metric"))
+    return [
+        [str(row.get("client")), plain.count(row.get("test_records")), _client_value(name, row)]
+        for row in measured.get("clients") or []
+    ]
+
+
+def _client_value(name: str, row: Json) -> str:
+    return _value(name, row.get("value")) if row.get("test_records") else "not tested"
 
 
 def pictures_panel(record: RunRecord) -> Panel | None:

@@ -160,7 +160,7 @@ def how_it_was_reached(entry: Entry) -> list[str]:
     names = words(entry)
     sampling = SAMPLING.get(str(entry.get("sampling")), "How {things} were drawn is not recorded")
     drawn = sampling.format(thing=names.thing, things=names.things)
-    clip_norm, noise = plain.spread(entry.get("clip_norm")), plain.spread(_short(entry.get("noise_multiplier")))
+    clip_norm, noise = plain.spread(entry.get("clip_norm")), plain.spread(entry.get("noise_multiplier"))
     rate, steps = plain.spread(entry.get("rate")), plain.spread(entry.get("steps"))
     kind = str(entry.get("mechanism") or "random").capitalize()
     return [
@@ -219,10 +219,3 @@ def sections(entry: Entry) -> list[Section]:
         ("What it does not cover", limits(entry)),
         ("Where the noise came from", randomness(entry)),
     ]
-
-
-def _short(value: Any) -> Any:
-    """Four digits are enough in a sentence; the table has them all."""
-    if isinstance(value, Mapping):
-        return {name: _short(part) for name, part in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -18,7 +18,7 @@ from fedsim.errors import BadInput
 from fedsim.loading import parse_scenario
 from fedsim.models import MODELS, Cnn, Custom, Lora, Mlp, ModelOptions, Signature, build_model
 from fedsim.models.lora import LoraLinear
-from fedsim.models.transfer import whole_model
+from fedsim.models.transfer import transfer_of, whole_model
 from fedsim.params import Layout, vector_of
 from fedsim.server import named_parameters
 from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of
@@ -144,6 +144,16 @@ def test_options_of_a_file_need_a_file(key):
 # The file is part of the run
 
 
+def test_what_a_model_starts_from_is_told_in_plain_values():
+    lora = Lora(rank=2, targets=("4",))
+    assert transfer_of(Mlp()) is transfer_of(object()) is None
+    assert transfer_of(Mlp(initial="x", initial_skip=("4.*",), lora=lora)) == {
+        "initial": "x",
+        "initial_skip": ("4.*",),
+        "lora": {"rank": 2, "alpha": None, "targets": ("4",)},
+    }
+
+
 def stop_after_one(row):
     raise KeyboardInterrupt
 
@@ -218,6 +228,12 @@ def test_frozen_parameters_are_neither_trained_nor_sent_but_saved(tmp_path):
     checkpoint = load_file(sorted((tmp_path / "run/checkpoint").iterdir())[-1])
     assert checkpoint["params"].numel() == sent
     assert result.summary["rounds"] == 2
+    total = sum(values.numel() for values in end.values())
+    assert (result.summary["parameters"], result.summary["parameters_total"]) == (sent, total)
+    assert result.summary["transfer"] == {"freeze": ["features.*"]}
+    assert (
+        f"with {total:,} parameters, of which {sent:,} were trained," in (result.directory / "report.html").read_text()
+    )
 
 
 @pytest.mark.parametrize(

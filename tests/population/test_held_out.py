@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 import fedsim
 from fedsim.data import Digits
 from fedsim.errors import BadInput
-from fedsim.evaluation import evaluate, over_clients
+from fedsim.evaluation import client_metrics, evaluate, over_clients
 from fedsim.federation import build_federation
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.params import bind_vector
 from fedsim.population import Population
 from fedsim.population.held_out import hold_back, hold_back_fold, set_apart
+from fedsim.privacy.statement import outside
 from fedsim.tasks import Classification, Regression
 from tests.conformance.test_tables import owned_digits
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
@@ -152,6 +156,41 @@ def test_a_run_records_and_states_what_was_held_out(tmp_path):
     assert "count as public;" not in outside
     assert result.privacy[0]["n"] == len(made.population.indices)
     assert any("counts as public" in line for line in result.privacy[0]["assumptions"])
+
+
+def test_clients_are_measured_one_by_one_and_called_by_their_names(tmp_path, monkeypatch):
+    """The oracle asks the saved model about every client's records, one client after another."""
+    monkeypatch.setattr(Digits, "load", owned_digits)
+    natural = 'population={clients=4, partition={kind="natural"}}'
+    scenario = parse_scenario(SMALL, "x", [natural, PER_CLIENT, "evaluation.unseen_clients=0.25"])
+    result = fedsim.run(scenario, tmp_path / "run")
+    written = json.loads((tmp_path / "run/clients.json").read_text())
+    made, found = build_federation(scenario), written["metrics_by_client"]
+    made.module.load_state_dict(load_file(tmp_path / "run/model.safetensors"), strict=False)
+    train, held_back = made.task.data.train, made.holdings.held_back
+    assert found["metric"] == "accuracy"
+    assert [row["client"] for row in found["clients"]] == written["labels"]["clients"]
+    for client, row in enumerate(found["clients"]):
+        own = held_back.records(client)
+        assert {row["client"]} == {"abcdef"[owner] for owner in train.owners[own]}
+        images = torch.from_numpy(made.task.data.test.features[held_back.offsets[client] :][: len(own)])
+        guessed = made.module(images).argmax(1).numpy()
+        assert row["test_records"] == len(own)
+        assert row["value"] == pytest.approx((guessed == train.labels[own]).mean())
+    values = [row["value"] for row in found["clients"]]
+    assert result.metrics["accuracy_mean"] == pytest.approx(np.mean(values))
+    assert result.metrics["accuracy_worst"] == pytest.approx(min(values))
+    assert "every client's own and those over clients" in " ".join(result.summary["outside"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "listed"), [(["population.clients=50"], True), (["population.clients=51"], False), (None, False)]
+)
+def test_only_few_clients_that_are_tested_are_measured_one_by_one(overrides, listed):
+    iid = "population.partition={kind='iid'}"
+    made = build_federation(parse_scenario(SMALL, "x", [iid] if overrides is None else [iid, PER_CLIENT, *overrides]))
+    assert (client_metrics(made, made.start) is not None) == listed
+    assert ("every client's own" in " ".join(outside(made))) == listed
 
 
 def test_held_out_records_do_not_reach_the_model(tmp_path, monkeypatch):

@@ -150,6 +150,22 @@ def summary(completed: int, privacy: list[dict[str, Any]], **changes: Any) -> di
     } | changes
 
 
+def cross_validation(accuracies: tuple[float, ...] = (0.6, 0.68, 0.74), **changes: Any) -> dict[str, Any]:
+    """The summary of the folds together: one with each of these accuracies."""
+    folds = [
+        {
+            **{"fold": number, "directory": f"fold-{number}", "status": "completed", "rounds": 30, "digest": "0"},
+            **{"metrics": {"accuracy": accuracy, "loss": 1 - accuracy}, "test_records": 120 + number},
+        }
+        for number, accuracy in enumerate(accuracies, 1)
+    ]
+    spread = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
+    mean = float(np.mean(accuracies))
+    statement = EXAMPLE | {"target_epsilon": None, "fold_limits": [4.0], "epsilon": 8.107, "rdp": 8.9, "prv": None}
+    found = {"metrics": {"accuracy": mean, "loss": 1 - mean}, "metrics_std": {"accuracy": spread, "loss": spread}}
+    return summary(30, [statement], folds=folds, folds_planned=3, **found) | changes
+
+
 def write_run(directory: Path, changes: dict[str, Any]) -> Path:
     """Write a run directory; `changes` replaces the content of a file, by its stem."""
     files = {
@@ -193,6 +209,7 @@ def variants() -> dict[str, dict[str, Any]]:
             "rounds": [],
             "clients": unprotected | {"participations": {"edges": [], "counts": []}},
         },
+        "folds": {"summary": cross_validation(), "rounds": [], "clients": {"clients": 20, "records": 1437}},
         "long": {
             "summary": summary(5000, [EXAMPLE | {"assumptions": many, "flags": many}, CLIENT], outside=many),
             "rounds": rounds(5000, 5000),

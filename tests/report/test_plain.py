@@ -61,6 +61,10 @@ def test_probability_bounds_are_rounded_up_but_told_from_certainty(value: float,
         (["One.", "Two."], "One. Two."),
         ({"min": 1, "max": 2.5}, "min 1, max 2.5"),
         (3.987412345678901, "3.987412345678901"),
+        (0.2077922077922078, "0.2077922077922078"),
+        (0.19099999999999998, "0.191"),
+        (0.00019099999999999998, "0.000191"),
+        (1e-12, "1e-12"),
     ],
 )
 def test_the_tables_print_values_whole(value: Any, text: str) -> None:
@@ -90,3 +94,17 @@ def test_listings() -> None:
         "a and b",
         "a, b and c",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"min": 0.2077922077922078, "max": 0.8421052631578947}, "between 0.2078 and 0.8421"),
+        ({"min": 288, "max": 12345}, "between 288 and 12,345"),
+        (0.0000123456, "0.00001235"),
+        (None, "not recorded"),
+        (math.inf, "∞ (infinite)"),
+    ],
+)
+def test_four_digits_are_enough_in_a_sentence(value: Any, text: str) -> None:
+    assert plain.spread(value) == text

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from fedsim.report import build_report, figures, headline
+from fedsim.report import build_report, figures
 from fedsim.report.inputs import RunRecord
+from fedsim.report.metrics import metric_text, metric_title
 from fedsim.report.quality import class_rows, metric_rows, pictures_panel
 
 from .example_runs import EXAMPLE, MakeRun, clients, summary
@@ -37,11 +38,11 @@ def test_the_first_tile_is_the_tasks_main_metric_and_every_metric_is_listed_and_
     metrics, main, value = TASKS[task]
     page = run_of(make_run, task)
     tiles = page.text[page.text.index("more private.") : page.text.index("Clients")]
-    assert headline.metric_title(main) in tiles
+    assert metric_title(main) in tiles
     assert value in tiles
     for name, number in metrics.items():
-        assert f"{headline.metric_title(name)} over the rounds" in page.text
-        assert f"{headline.metric_title(name)} {headline.metric_text(name, number)}" in page.text
+        assert f"{metric_title(name)} over the rounds" in page.text
+        assert f"{metric_title(name)} {metric_text(name, number)}" in page.text
 
 
 def test_a_share_of_characters_is_not_called_one_of_records(make_run: MakeRun) -> None:
@@ -147,3 +148,40 @@ def test_metrics_have_their_units() -> None:
     texts = " ".join(panel.svg for panel in panels)
     for label in ("PSNR (dB)", "Loss (mean per test record)", "MSE (in the metric's own unit)"):
         assert label in texts.replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "text"),
+    [
+        ("accuracy_p10", "Accuracy that nine of ten clients reach", "50.0%"),
+        ("mse_p90", "MSE that nine of ten clients do not exceed", "0.5"),
+        ("macro_f1_mean", "Macro-F1, mean over clients", "0.5"),
+        ("psnr_worst", "PSNR, worst client", "0.5 dB"),
+        ("balanced_accuracy_unseen", "Balanced accuracy on clients that never trained", "50.0%"),
+    ],
+)
+def test_metrics_over_clients_are_named_in_words(name: str, title: str, text: str) -> None:
+    assert metric_rows({"metrics": {name: 0.5}}) == [(title, text)]
+    (panel,) = figures.metric_panels([{"round": 1, name: 0.5}])
+    assert panel.caption.startswith(title)
+    assert ("on the test records" in panel.caption) == (not name.endswith("unseen"))
+
+
+def test_clients_are_a_table_by_name(make_run: MakeRun) -> None:
+    rows = [
+        {"client": "Hamlet <i>", "test_records": 12, "value": 0.25},
+        {"client": "Ophelia", "test_records": 3, "value": None},
+        {"client": "Osric", "test_records": 0, "value": None},
+    ]
+    people = clients(3) | {"metrics_by_client": {"metric": "accuracy", "clients": rows}}
+    people["labels"] |= {"clients": [row["client"] for row in rows]}
+    page = Page(build_report(make_run(clients=people)))
+    assert "Client Test records Accuracy" in page.text
+    assert "Hamlet <i> 12 25.0%" in page.text
+    assert "Ophelia 3 not defined" in page.text
+    assert "Osric 0 not tested" in page.text
+    assert page.count("i") == 0
+    assert "Client (name)" in page.source
+    plain_page = Page(build_report(make_run(clients=clients(3) | {"metrics_by_client": None})))
+    assert "Client by client" not in plain_page.text
+    assert "Client (id)" in plain_page.source

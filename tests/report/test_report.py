@@ -76,7 +76,8 @@ def test_the_page_loads_nothing(page: Page) -> None:
     links = [
         value for _, attributes in page.tags for name, value in attributes.items() if name.endswith(("href", "src"))
     ]
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+    allowed = r"#.*|data:image/png;base64,.*|fold-[0-9]+/report\.html"
+    assert all(re.fullmatch(allowed, link, re.DOTALL) for link in links)
     remaining = page.source
     for namespace in NAMESPACES:
         remaining = remaining.replace(f'="{namespace}"', "")
@@ -118,6 +119,29 @@ def test_both_guarantees_are_printed_whole(make_run: MakeRun) -> None:
     assert all(sentence in cells for sentence in OUTSIDE)
     assert CLIENT["flags"][0] in cells
     assert "1 warning about these numbers" in page.text
+
+
+def test_the_record_names_a_key_only_where_its_label_does_not(make_run: MakeRun) -> None:
+    page = Page(build_report(make_run("both")))
+    assert not {"unit", "steps", "flags", "sampling"} & {text.strip() for text in page.texts}
+    assert "Epsilon (ε) epsilon" in page.text
+    assert "Unit example" in page.text
+
+
+def test_a_model_that_trains_in_part_is_told_whole_also_without_privacy(make_run: MakeRun) -> None:
+    lora = {"rank": 2, "alpha": None, "targets": ["head.*"]}
+    transfer = {"initial": "a/model.safetensors", "initial_sha256": "5f" * 32, "freeze": ["features.*"], "lora": lora}
+    none = {"unit": "none", "epsilon": "inf", "delta": None}
+    changes = {"parameters": 8906, "parameters_total": 13_706, "transfer": transfer}
+    text = Page(build_report(make_run("none", summary=summary(30, [none], **changes)))).text
+    assert "A model “cnn” with 13,706 parameters, of which 8,906 were trained, was trained in 30 rounds" in text
+    assert "Starts from the file a/model.safetensors" in text
+    assert f"SHA-256 of that file {'5f' * 32}" in text
+    assert "Frozen (not trained) features.*" in text
+    assert "Low-rank updates (LoRA) rank 2, alpha as the rank, targets head.*" in text
+    whole = Page(build_report(make_run("none", summary=summary(30, [none], parameters_total=20_522)))).text
+    assert "with 20,522 parameters was trained" in whole
+    assert "What the model starts from" not in whole
 
 
 def test_how_the_data_was_read_is_told_and_left_out_where_there_is_nothing_to_tell(make_run: MakeRun) -> None:
