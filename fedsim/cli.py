@@ -97,6 +97,8 @@ def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = Fa
         f"records, {federation.start.numel()} parameters, trainer {federation.trainer_name} "
         f"({federation.trainer_reason}), digest {federation.scenario.digest}."
     )
+    for note in federation.holdings.notes:
+        print(f"note: {note}")
 
 
 @app.command()
