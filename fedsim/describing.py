@@ -12,6 +12,7 @@ from fedsim.scenario import Scenario
 
 SHADES = "·░▒▓█"
 SHOWN_ROWS, SHOWN_COLUMNS = 20, 40
+EACH = 20  # so many clients are listed one by one; of more there is a histogram
 BAR = 40
 
 
@@ -22,21 +23,30 @@ def describe(scenario: Scenario) -> dict[str, Any]:
     """
     holdings = load_holdings(scenario)
     data, whole = holdings.data, holdings.whole
-    labels = label_counts(data, whole)
-    if labels is not None and isinstance(scenario.population.partition, Natural) and data.train.owners is not None:
-        first = data.train.owners[whole.indices[whole.offsets[:-1]]][: len(labels["clients"])]
-        labels["clients"] = [data.owners[owner] for owner in first]
+    labels, names = label_counts(data, whole), _names(scenario, holdings)
+    if labels is not None:
+        labels["clients"] = names[: len(labels["clients"])]
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
         "source": scenario.data.source,
         "partition": scenario.population.partition.kind,
         **size_statistics(whole),
+        "each": dict(zip(map(str, names), whole.sizes.tolist(), strict=True)) if len(whole) <= EACH else None,
         "labels": labels,
+        "label_kind": data.kind,
         "label_skew": None if data.kind == "tokens" else label_skew(data.train.strata, whole),
         "held_out": _held_out(scenario, holdings),
         "notes": list(holdings.notes),
     }
+
+
+def _names(scenario: Scenario, holdings: Holdings) -> list[Any]:
+    """What the clients who train are called: as their owners, or by their numbers."""
+    data, whole = holdings.data, holdings.whole
+    if not isinstance(scenario.population.partition, Natural) or data.train.owners is None:
+        return list(range(len(whole)))
+    return [data.owners[owner] for owner in data.train.owners[whole.indices[whole.offsets[:-1]]]]
 
 
 def _held_out(scenario: Scenario, holdings: Holdings) -> dict[str, Any]:
@@ -64,13 +74,14 @@ def as_text(description: dict[str, Any]) -> str:
         f"({description['source']}, partition {description['partition']})",
         "",
         "records of a client: " + ", ".join(f"{name.replace('_', ' ')} {sizes[name]:g}" for name in quartiles),
-        *_bars(sizes["edges"], sizes["counts"]),
+        *(_sizes(description["each"]) if description["each"] else _bars(sizes["edges"], sizes["counts"])),
     ]
     if description["label_skew"] is not None:
         skew = description["label_skew"]
+        held = "classes" if description["label_kind"] == "classes" else "tenths of the labels, from least to greatest,"
         lines += [
             "",
-            f"classes that a client holds: {skew['mean_classes']:.2f} on average",
+            f"{held} that a client holds: {skew['mean_classes']:.2f} on average",
             "distance of a client's labels from everybody's (total variation, 0 to 1): "
             f"{skew['mean_total_variation']:.3f} on average",
         ]
@@ -78,6 +89,12 @@ def as_text(description: dict[str, Any]) -> str:
         lines += ["", *_heat_table(description["labels"])]
     lines += ["", *(f"{name.replace('_', ' ')}: {value}" for name, value in description["held_out"].items())]
     return "\n".join(lines + [f"note: {note}" for note in description["notes"]])
+
+
+def _sizes(each: dict[str, int]) -> list[str]:
+    """A line for each client: its name and its number of records."""
+    width = max(map(len, each))
+    return [f"  {name:>{width}}  {'█' * -(-BAR * size // max(each.values()))} {size}" for name, size in each.items()]
 
 
 def _bars(edges: list[float], counts: list[int]) -> list[str]:
