@@ -121,11 +121,14 @@ def describe(
 
 
 @app.command(name="list")
-def list_() -> None:
-    """List what a scenario can name: data sources, partitions, models, algorithms, samplings, trainers, optimizers."""
-    from fedsim.console import print_tables
+def list_(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, such as model.lstm.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List what a scenario can name: data sources, partitions, models, algorithms; of a NAME its settings."""
+    from fedsim.listing import entry_text, tables_text
 
-    print_tables()
+    print(tables_text() if name is None else entry_text(name))
 
 
 @app.command()
