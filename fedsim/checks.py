@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
 from fedsim.population import Natural
@@ -47,9 +48,8 @@ def check_combinations(scenario: Scenario) -> list[str]:
 
 def _optimizer(path: str, settings: Any, valid: list[str]) -> Iterator[str]:
     if settings.optimizer not in valid:
+        yield unknown_optimizer(path, settings.optimizer, valid)
         near = difflib.get_close_matches(settings.optimizer, valid, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"valid: {', '.join(valid)}"
-        yield f'{path}.optimizer = "{settings.optimizer}": unknown optimizer ({hint})'
         if not near:
             return
         settings = replace(settings, optimizer=near[0])
@@ -91,7 +91,7 @@ def _privacy(path: str, settings: ExamplePrivacy | ClientPrivacy | None) -> Iter
     if settings is None:
         return
     if (settings.noise_multiplier is None) == (settings.target_epsilon is None):
-        yield f"{path}: give exactly one of noise_multiplier and target_epsilon"
+        yield one_noise(path)
     if settings.noise_multiplier == 0:
         yield (
             f"{path}.noise_multiplier = 0.0: without noise there is no guarantee (epsilon is infinite); "

@@ -98,6 +98,8 @@ def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = Fa
         f"records, {federation.start.numel()} parameters, trainer {federation.trainer_name} "
         f"({federation.trainer_reason}), digest {federation.scenario.digest}."
     )
+    for note in federation.holdings.notes:
+        print(f"note: {note}")
     print("".join(f"{line}\n" for line in limit_lines(federation)), end="")
 
 
@@ -121,11 +123,14 @@ def describe(
 
 
 @app.command(name="list")
-def list_() -> None:
-    """List what a scenario can name: data sources, partitions, models, algorithms, samplings, trainers, optimizers."""
-    from fedsim.console import print_tables
+def list_(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, such as model.lstm.")] = None,
+    debug: Debug = False,
+) -> None:
+    """List what a scenario can name: data sources, partitions, models, algorithms; of a NAME its settings."""
+    from fedsim.listing import entry_text, tables_text
 
-    print_tables()
+    print(tables_text() if name is None else entry_text(name))
 
 
 @app.command()

@@ -136,36 +136,3 @@ def _as_table(rows: list[dict[str, Any]], indent: str) -> str:
     return "\n".join(
         indent + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells
     )
-
-
-def print_tables() -> None:
-    """Every table of names that a scenario may use, with the first sentence of what each is."""
-    from fedsim.algorithms import ALGORITHMS
-    from fedsim.data import SOURCES
-    from fedsim.models import MODELS
-    from fedsim.optimizers import ELEMENTWISE, optimizer_classes
-    from fedsim.population import PARTITIONS
-    from fedsim.privacy.clip_settings import CLIENT_CLIPPING, EXAMPLE_CLIPPING
-    from fedsim.privacy.sampling import SAMPLINGS
-    from fedsim.schedules import SCHEDULES
-    from fedsim.tasks import TASKS
-    from fedsim.training import TRAINERS
-
-    tables: dict[str, dict[str, Any]] = {
-        "data.source": SOURCES,
-        "population.partition.kind": PARTITIONS,
-        "task.kind": TASKS,
-        "model.name": MODELS,
-        "algorithm.name": ALGORITHMS,
-        "algorithm.local.schedule.kind": SCHEDULES,
-        "cohort.sampling.kind": SAMPLINGS,
-        "privacy.example.clipping.kind": EXAMPLE_CLIPPING,
-        "privacy.client.clipping.kind": CLIENT_CLIPPING,
-        "engine.trainer": TRAINERS,
-    }
-    for key, table in tables.items():
-        print(key)
-        for name, entry in table.items():
-            print(f"  {name:<14} {(entry.__doc__ or '').strip().splitlines()[0]}")
-    print(f"algorithm.local.optimizer\n  {', '.join(ELEMENTWISE)}")
-    print(f"algorithm.server.optimizer\n  {', '.join(sorted(optimizer_classes()))}")

@@ -11,6 +11,7 @@ from fedsim.scenario import Scenario
 
 SHADES = "·░▒▓█"
 SHOWN_ROWS, SHOWN_COLUMNS = 20, 40
+EACH = 20  # so many clients are listed one by one; of more there is a histogram
 BAR = 40
 
 
@@ -24,13 +25,16 @@ def describe(scenario: Scenario) -> dict[str, Any]:
     labels = label_counts(data, whole)
     if labels is not None:
         labels["clients"] = client_names(scenario, holdings, len(labels["clients"]))
+    names = client_names(scenario, holdings, min(len(whole), EACH))
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
         "source": scenario.data.source,
         "partition": scenario.population.partition.kind,
         **size_statistics(whole),
+        "each": dict(zip(map(str, names), whole.sizes.tolist(), strict=True)) if len(whole) <= EACH else None,
         "labels": labels,
+        "label_kind": data.kind,
         "label_skew": None if data.kind == "tokens" else label_skew(data.train.strata, whole),
         "held_out": _held_out(scenario, holdings),
         "notes": list(holdings.notes),
@@ -62,13 +66,14 @@ def as_text(description: dict[str, Any]) -> str:
         f"({description['source']}, partition {description['partition']})",
         "",
         "records of a client: " + ", ".join(f"{name.replace('_', ' ')} {sizes[name]:g}" for name in quartiles),
-        *_bars(sizes["edges"], sizes["counts"]),
+        *(_sizes(description["each"]) if description["each"] else _bars(sizes["edges"], sizes["counts"])),
     ]
     if description["label_skew"] is not None:
         skew = description["label_skew"]
+        held = "classes" if description["label_kind"] == "classes" else "tenths of the labels, from least to greatest,"
         lines += [
             "",
-            f"classes that a client holds: {skew['mean_classes']:.2f} on average",
+            f"{held} that a client holds: {skew['mean_classes']:.2f} on average",
             "distance of a client's labels from everybody's (total variation, 0 to 1): "
             f"{skew['mean_total_variation']:.3f} on average",
         ]
@@ -76,6 +81,12 @@ def as_text(description: dict[str, Any]) -> str:
         lines += ["", *_heat_table(description["labels"])]
     lines += ["", *(f"{name.replace('_', ' ')}: {value}" for name, value in description["held_out"].items())]
     return "\n".join(lines + [f"note: {note}" for note in description["notes"]])
+
+
+def _sizes(each: dict[str, int]) -> list[str]:
+    """A line for each client: its name and its number of records."""
+    width = max(map(len, each))
+    return [f"  {name:>{width}}  {'█' * -(-BAR * size // max(each.values()))} {size}" for name, size in each.items()]
 
 
 def _bars(edges: list[float], counts: list[int]) -> list[str]:

@@ -19,6 +19,7 @@ from fedsim.seeding import Stream, generator
 class Holdings:
     """A scenario's records: ``data.train`` holds all that clients have, ``data.test`` those that metrics are of.
 
+    Where clients hold back records to be tested on, those that the source holds out belong to the clients too.
     ``population`` is what the clients train on, ``whole`` all that these clients hold. ``held_back`` says which of it
     each of them is tested on, in the order of ``data.test`` (None where the source holds out the test records);
     ``unseen`` are clients that never train. ``notes`` say what was counted or left out.
@@ -54,6 +55,8 @@ def load_holdings(scenario: Scenario) -> Holdings:
     Of a scenario with folds that does not say which, this is the first.
     """
     data = scenario.data.load(scenario.seed)
+    if scenario.evaluation.tests_clients:
+        data = _with_test_records(scenario, data)
     whole = _split(scenario, data)
     notes = (*data.notes, *_left_out(data.train, whole))
     partition = scenario.population.partition
@@ -75,9 +78,40 @@ def load_holdings(scenario: Scenario) -> Holdings:
     return Holdings(data, population, whole, held_back, unseen, notes)
 
 
+def _with_test_records(scenario: Scenario, data: Dataset) -> Dataset:
+    """The data with the source's test records after its training records, as the clients test on records of their own.
+
+    Records without an owner among others with one could belong to no client under ``natural``, and stay out.
+    """
+    train, test = data.train, data.test
+    count, key = len(test), "folds" if scenario.evaluation.folds is not None else "test"
+    owned = train.owners is not None and test.owners is not None
+    if isinstance(scenario.population.partition, Natural) and train.owners is not None and not owned:
+        note = f"The source's {count} test records name no owner, so no client has them and none is used."
+        return replace(data, notes=(*data.notes, note))
+    note = (
+        f"The source's {count} test records belong to the clients too, as evaluation.{key} has the clients hold back "
+        "records of their own."
+    )
+    return replace(data, train=_joined(train, test), notes=(*data.notes, note))
+
+
+def _joined(first: Examples, second: Examples) -> Examples:
+    """The examples of both, in this order; owners only where both have them."""
+    both = first.owners, second.owners
+    owners = None if both[0] is None or both[1] is None else np.concatenate([both[0], both[1]])
+    features = np.concatenate([first.features, second.features])
+    return Examples(features, np.concatenate([first.labels, second.labels]), owners)
+
+
 def _split(scenario: Scenario, data: Dataset) -> Population:
     settings, rng = scenario.population, generator(scenario.seed, Stream.PARTITION)
     clients = settings.clients
+    if isinstance(settings.partition, Natural) and data.train.owners is None and hasattr(scenario.data, "client"):
+        raise BadInput(
+            'population.partition.kind = "natural": needs to know who owns each record. Set data.client to the column '
+            "that says so, or use another partition."
+        )
     if clients is None:
         assert isinstance(settings.partition, Natural)  # the others have a default
         clients = settings.partition.count(data.train)

@@ -13,8 +13,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedsim.checks import check_combinations
+from fedsim.checks_raw import certain_problems
 from fedsim.errors import BadInput
 from fedsim.scenario import Scenario
+from fedsim.settings import CUSTOM
 
 
 class ScenarioError(BadInput):
@@ -69,8 +71,9 @@ def _validate(raw: dict[str, Any]) -> tuple[Scenario | None, list[str]]:
         items = [dict(item) for item in error.errors()]
         problems = [_problem(raw, item) for item in items]
         hidden, named = _behind_misspelt_names(raw, items)
-        problems += [problem for problem in (_problem(named, item) for item in hidden) if problem not in problems]
-        return None, problems + _further_problems(named, [*items, *hidden])
+        further = [_problem(named, item) for item in hidden] + _behind_missing_names(named, items)
+        further += [*_further_problems(named, [*items, *hidden]), *certain_problems(raw)]
+        return None, list(dict.fromkeys([*problems, *further]))
     return scenario, check_combinations(scenario)
 
 
@@ -90,6 +93,44 @@ def _behind_misspelt_names(
     except ValidationError as error:
         return [dict(item) for item in error.errors() if item["type"] != "choice"], named
     return [], named
+
+
+def _behind_missing_names(raw: dict[str, Any], items: list[dict[str, Any]]) -> list[str]:
+    """Problems in tables without a kind or name: those that there are whichever of the valid ones it is."""
+    choices = [(_locate(raw, item["loc"])[0], item["ctx"]) for item in items if item["type"] == "choice"]
+    missing = [(place, context) for place, context in choices if _lacks(_at(raw, place), context["key"])]
+    common: dict[tuple[str | int, ...], dict[tuple[str | int, ...], str]] = {}
+    for trial in range(max((context["names"].count(",") + 1 for _, context in missing), default=0)):
+        tried = json.loads(json.dumps(raw, default=str))
+        for place, context in missing:
+            names = [name for name in context["names"].split(", ") if name != CUSTOM]
+            _at(tried, place)[context["key"]] = names[trial % len(names)]
+        found = _located_errors(tried)
+        for place, _ in missing:
+            own = {where: line for where, line in found.items() if where[: len(place)] == place}
+            first = common.setdefault(place, own)
+            common[place] = {where: line for where, line in first.items() if where in own}
+    return [line for lines in common.values() for line in lines.values()]
+
+
+def _located_errors(raw: dict[str, Any]) -> dict[tuple[str | int, ...], str]:
+    """The errors of a file by their places, other than names that do not exist."""
+    try:
+        adapter().validate_json(json.dumps(raw), strict=True)
+    except ValidationError as error:
+        items: list[dict[str, Any]] = [dict(item) for item in error.errors() if item["type"] != "choice"]
+        return {_locate(raw, item["loc"])[0]: _problem(raw, item) for item in items}
+    return {}
+
+
+def _at(raw: Any, place: Sequence[str | int]) -> Any:
+    for step in place:
+        raw = raw[step] if _holds(raw, step) else None
+    return raw
+
+
+def _lacks(table: Any, key: str) -> bool:
+    return isinstance(table, dict) and key not in table
 
 
 def _further_problems(raw: dict[str, Any], items: list[dict[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from fedsim.loading import parse_scenario
 from fedsim.report import write_population
 from tests.conformance.test_tables import owned_digits
 from tests.conftest import SMALL
+from tests.tasks.made import Made
 
 
 def test_the_numbers_are_those_of_the_obvious_loop():
@@ -45,6 +47,29 @@ def test_natural_clients_are_called_by_their_names(monkeypatch):
     assert "note: 2 owner(s) with" in as_text(found)
 
 
+def test_few_clients_are_listed_by_name_and_size_and_many_as_a_histogram(monkeypatch):
+    monkeypatch.setattr(Digits, "load", owned_digits)
+    found = fedsim.describe(parse_scenario("", "x", ['population.partition={kind="natural"}']))
+    owners = owned_digits(Digits(), 0).train.owners
+    assert found["each"] == {name: int((owners == number).sum()) for number, name in enumerate("abcdef")}
+    lines = [line.split() for line in as_text(found).splitlines()]
+    assert [[words[0], words[-1]] for words in lines[3:9]] == [[name, str(n)] for name, n in found["each"].items()]
+    twenty = fedsim.describe(parse_scenario("", "x", ["population.clients=20"]))
+    assert list(twenty["each"]) == [str(client) for client in range(20)]
+    many = fedsim.describe(parse_scenario("", "x", ["population.clients=21"]))
+    assert many["each"] is None
+    assert "  68  " in as_text(many)
+
+
+@pytest.mark.parametrize(("kind", "held"), [("classes", "classes that a client"), ("numbers", "tenths of the labels")])
+def test_numbers_are_not_called_classes(tmp_path, kind, held):
+    found = fedsim.describe(replace(parse_scenario("", "x", ["population.clients=4"]), data=Made(kind=kind)))
+    assert f"\n{held}" in as_text(found)
+    page = write_population(found, tmp_path / "p.html").read_text()
+    assert ("Classes that a client holds" in page) == (kind == "classes")
+    assert ("Tenths of the labels" in page) == (kind == "numbers")
+
+
 def run_command(monkeypatch, capsys, *words: object) -> str:
     monkeypatch.setattr("sys.argv", ["fedsim", *map(str, words)])
     cli.main()
@@ -56,7 +81,7 @@ def test_the_command_prints_a_table_or_json_and_writes_nothing(tmp_path, monkeyp
     file.write_text(SMALL)
     monkeypatch.chdir(tmp_path)
     text = run_command(monkeypatch, capsys, "describe", file, "--set", "evaluation.folds=4")
-    assert "6 clients hold 1438 records (digits, partition dirichlet)" in text
+    assert "6 clients hold 1797 records (digits, partition dirichlet)" in text
     assert "folds: 4" in text
     assert sum(line.startswith("  client") for line in text.splitlines()) == 6
     assert json.loads(run_command(monkeypatch, capsys, "describe", file, "--json"))["clients"] == 6

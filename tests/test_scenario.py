@@ -751,6 +751,37 @@ def test_a_wrong_value_that_a_table_needs_does_not_hide_an_impossible_combinatio
     assert [line.split(" ")[0] for line in found] == ["privacy.client.clip_norm", "cohort.sampling.size"]
 
 
+def test_what_is_wrong_for_certain_is_told_beside_wrong_values_of_the_same_table():
+    found = problems(
+        'rounds = "ten"\n[algorithm]\nname = "fedavg"\nlocal = { optimizer = "sdg", epochs = "2" }\n[privacy.example]\n'
+        "clip_norm = -1.0\ndelta = 1e-5\ntarget_epsilon = 2\nnoise_multiplier = 1.0"
+    )
+    assert [line.partition(" =")[0] for line in found] == [
+        "rounds",
+        "algorithm.local.epochs",
+        "privacy.example.clip_norm",
+        "algorithm.local.optimizer",
+        "privacy.example: give exactly one of noise_multiplier and target_epsilon",
+    ]
+
+
+def test_a_missing_kind_does_not_hide_what_is_wrong_whatever_it_is():
+    found = problems(
+        '[data]\nsource = "csv"\npath = "x"\nlabel = "y"\n'
+        'features = [{ name = "a", type = "number" }, { name = "b", values = ["c"], fill = 1 }, { kind = "numeric" }]\n'
+        '[algorithm]\nmu = 0.1\nlocal = { epochs = "2", optimizer = "sdg" }\n'
+    )
+    assert [line.partition(" (")[0] for line in found] == [
+        "data.features[0].kind is missing: must be one of numeric, categorical",
+        "data.features[1].kind is missing: must be one of numeric, categorical",
+        "data.features[2].name is missing",
+        "algorithm.name is missing: must be one of fedavg, fedprox",
+        'data.features[0].type = "number": unknown key',
+        'algorithm.local.epochs = "2": input should be a valid integer',
+        'algorithm.local.optimizer = "sdg": unknown optimizer',
+    ]
+
+
 def test_a_missing_value_does_not_hide_an_impossible_combination():
     found = problems('[privacy.client]\ndelta = 1e-3\n[cohort]\nsampling = { kind = "fixed", size = 99 }')
     assert [line.split(" ")[0] for line in found] == ["privacy.client.clip_norm", "cohort.sampling.size"]

@@ -11,6 +11,7 @@ from fedsim.data.columns import Categorical, ClassLabel, Numeric
 from fedsim.data.csv_table import Format, read_csv
 from fedsim.data.dataset import Dataset
 from fedsim.data.files import find_files
+from fedsim.data.published import Published
 from fedsim.data.scaling import Constants, ScalingChoice, Unscaled
 from fedsim.data.tabular import Rows, Schema, encode
 from fedsim.settings import section
@@ -48,6 +49,7 @@ UNKNOWN = "?"
 WITH_GAPS = ("workclass", "occupation", "native-country")
 # The labels of the test file end in a full stop.
 LABEL = ClassLabel("income", ("<=50K", ">50K"), {"<=50K": 0, "<=50K.": 0, ">50K": 1, ">50K.": 1})
+PAGE = Published("archive.ics.uci.edu/dataset/2/adult")
 Owner = Literal[
     "workclass", "education", "marital-status", "occupation", "relationship", "race", "sex", "native-country"
 ]
@@ -70,7 +72,7 @@ class Adult:
 
     def load(self, seed: int) -> Dataset:
         """Features ``[n, 107]`` (104 without the unknown) in the published split (the seed is not used)."""
-        files = find_files("adult", self.path, ["adult.data", "adult.test"], "archive.ics.uci.edu/dataset/2/adult")
+        files = find_files("adult", self.path, ["adult.data", "adult.test"], PAGE)
         schema = self._schema()
         train, test = (self._rows(file, schema) for file in files)
         return assemble(

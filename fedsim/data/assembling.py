@@ -32,7 +32,7 @@ def assemble(schema: Schema, rows: Unscaled, scaling: Scaling) -> Dataset:
         schema.names,
         "classes" if labels[0].ndim == 1 else "numbers",
         owners=names,
-        notes=(*counted, *_constant(schema, rows.train), *notes, *_units(schema)),
+        notes=(*counted, *_constant(schema, rows.train), *_empty(schema, labels), *notes, *_units(schema)),
     )
 
 
@@ -84,9 +84,21 @@ def _units(schema: Schema) -> list[str]:
     ]
 
 
+def _empty(schema: Schema, labels: tuple[NDArray[np.int64] | NDArray[np.float32], ...]) -> list[str]:
+    """A note on declared classes that no record has, which may be misspelt."""
+    if labels[0].ndim > 1:
+        return []
+    found = np.bincount(np.concatenate(labels).astype(np.int64), minlength=len(schema.names))
+    names = [name for name, count in zip(schema.names, found.tolist(), strict=True) if not count]
+    return [f"No record has the class{'es' if len(names) > 1 else ''} {_first_of(names)}."] if names else []
+
+
+def _first_of(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
 def _constant(schema: Schema, train: Rows) -> tuple[str, ...]:
     """A note on features that are the same in every training record, of which nothing can be learnt."""
     same = train.values.min(axis=0) == train.values.max(axis=0)
     names = [part for part, constant in zip(schema.parts(), same, strict=True) if constant]
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return (f"Constant in all training records: {shown}.",) if names else ()
+    return (f"Constant in all training records: {_first_of(names)}.",) if names else ()

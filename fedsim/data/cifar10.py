@@ -38,7 +38,7 @@ class Cifar10:
 
     def load(self, seed: int) -> Dataset:
         """Images ``[n, 3, 32, 32]`` scaled by public constants, in the published split (the seed is not used)."""
-        files = find_files(self.source, self.path, BATCHES, self.published.page, OTHERS)
+        files = find_files(self.source, self.path, BATCHES, self.published, OTHERS)
         parts = _Npz(files[0]) if files[0].suffix == ".npz" else _Batches(tuple(files))
         train, test = (_examples(split, files, parts) for split in ("train", "test"))
         found = files[0].name if len(files) == 1 else "the published batches"

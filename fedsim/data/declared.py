@@ -64,7 +64,7 @@ class Declared(ABC):
         file = Path(path)
         if file.name in ("", ".."):
             raise BadInput(f'data.path = "{path}": it must name a file, not a folder.')
-        found = find_files(self.source, str(file.parent), [file.name], "no public address: it is your own file")
+        found = find_files(self.source, str(file.parent), [file.name], None)
         return encode(self.read(found[0]), schema)
 
     def _schema(self) -> Schema:

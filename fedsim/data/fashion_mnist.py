@@ -47,7 +47,7 @@ class FashionMnist:
 
     def load(self, seed: int) -> Dataset:
         """Images ``[n, 1, 28, 28]`` scaled by public constants, in the published split (the seed is not used)."""
-        files = find_files(self.source, self.path, FILES, self.published.page)
+        files = find_files(self.source, self.path, FILES, self.published)
         train, test = (
             idx_examples(f"fashion-{files[i].name.split('-')[0]}", files[i], files[i + 1], SCALE) for i in (0, 2)
         )

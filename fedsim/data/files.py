@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
+from fedsim.data.published import Published
 from fedsim.errors import BadInput
 from fedsim.paths import expanded
 
@@ -19,12 +20,12 @@ TORN = (OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def find_files(
-    source: str, path: str | None, wanted: list[str], published: str, others: Sequence[list[str]] = ()
+    source: str, path: str | None, wanted: list[str], published: Published | None, others: Sequence[list[str]] = ()
 ) -> list[Path]:
     """The files ``wanted`` (plain, ``.gz`` or ``.xz``) in ``path``, else in ``$FEDSIM_DATA/<source>``.
 
     ``others`` are sets of files that do as well, in this order. Raises ``BadInput`` that names every file, the folders
-    searched and where the data is published.
+    searched and where the data is ``published``, if it is.
     """
     folders = data_folders(source, path)
     for names in (wanted, *others):
@@ -32,13 +33,31 @@ def find_files(
             found = [existing(folder / name) for name in names]
             if all(found):
                 return [file for file in found if file]
-    searched = ", ".join(str(folder) for folder in folders) or "nowhere"
-    hint = "" if path else " Set data.path, or the environment variable FEDSIM_DATA to the folder that holds it."
+    searched = ", ".join(str(folder.absolute()) for folder in folders) or "nowhere"
     files = "; or ".join(", ".join(names) for names in (wanted, *others))
+    hints = [_where(path), *_sources(source, wanted, published)]
     raise BadInput(
         f'data.source = "{source}" needs the files {files} (plain, .gz or .xz); searched: {searched}.'
-        f"{hint} Published at {published}."
+        + "".join(f" {hint}" for hint in hints if hint)
     )
+
+
+def _where(path: str | None) -> str:
+    """How to say where the files are, or that a path was not taken for what was meant."""
+    if path is None:
+        return "Set data.path, or the environment variable FEDSIM_DATA to the folder that holds it."
+    return "" if Path(path).expanduser().is_absolute() else "A relative path starts at the current folder."
+
+
+def _sources(source: str, wanted: list[str], published: Published | None) -> list[str]:
+    """Where the files come from."""
+    if published is None:
+        return []
+    fetched = {remote.name.removesuffix(".gz") for remote in published.files}
+    page = f"Published at {published.page}."
+    if not fetched.issuperset(wanted):
+        return [page]
+    return [page, f'To download them into the folder "{source}" of FEDSIM_DATA: fedsim data fetch {source}']
 
 
 def data_folders(source: str, path: str | None) -> list[Path]:

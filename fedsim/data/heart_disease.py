@@ -14,6 +14,7 @@ from fedsim.data.columns import Categorical, ClassLabel, Numeric
 from fedsim.data.csv_table import Format, read_csv
 from fedsim.data.dataset import Dataset
 from fedsim.data.files import find_files
+from fedsim.data.published import Published
 from fedsim.data.scaling import Constants, ScalingChoice, Unscaled
 from fedsim.data.tabular import Rows, Schema, Table, encode, join
 from fedsim.errors import BadInput
@@ -37,6 +38,7 @@ FEATURES = (
 )
 # The label counts narrowed vessels, of which FLamby asks whether there is one.
 LABEL = ClassLabel("num", ("healthy", "ill"), {"0": 0, "1": 1, "2": 1, "3": 1, "4": 1})
+PAGE = Published("archive.ics.uci.edu/dataset/45/heart+disease")
 LEAST_ROWS = 3
 SCHEMA = Schema(FEATURES, (LABEL,), "hospital", ("?",), "drop")
 
@@ -57,7 +59,7 @@ class HeartDisease:
     def load(self, seed: int) -> Dataset:
         """Features ``[n, 13]``; the split is the published one (the seed is not used)."""
         wanted = [f"processed.{hospital}.data" for hospital in HOSPITALS]
-        files = find_files("heart_disease", self.path, wanted, "archive.ics.uci.edu/dataset/45/heart+disease")
+        files = find_files("heart_disease", self.path, wanted, PAGE)
         hospitals = [encode(_table(file, name), SCHEMA) for file, name in zip(files, HOSPITALS, strict=True)]
         splits = [_split(rows) for rows in hospitals]
         train, test = (

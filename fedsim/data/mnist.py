@@ -51,7 +51,7 @@ class Mnist:
 
     def load(self, seed: int) -> Dataset:
         """Images ``[n, 1, 28, 28]`` scaled by public constants, in the published split (the seed is not used)."""
-        files = find_files("mnist", self.path, FILES, self.published.page)
+        files = find_files("mnist", self.path, FILES, self.published)
         scale = Scale((MEAN,), (STANDARD_DEVIATION,))
         train, test = (
             idx_examples(f"mnist-{files[i].name.split('-')[0]}", files[i], files[i + 1], scale) for i in (0, 2)

@@ -15,6 +15,7 @@ from fedsim.data.columns import Finite, NumberLabel, Numeric
 from fedsim.data.csv_table import Format, read_csv
 from fedsim.data.dataset import Dataset
 from fedsim.data.files import find_files
+from fedsim.data.published import Published
 from fedsim.data.scaling import Constants, ScalingChoice, Unscaled
 from fedsim.data.tabular import Rows, Schema, encode
 from fedsim.paths import expanded
@@ -68,7 +69,7 @@ class Parkinsons:
 
     def load(self, seed: int) -> Dataset:
         """Features ``[n, 19]`` and scores ``[n, 1 or 2]``, split by the scenario's seed."""
-        published = "archive.ics.uci.edu/dataset/189/parkinsons+telemonitoring"
+        published = Published("archive.ics.uci.edu/dataset/189/parkinsons+telemonitoring")
         file = find_files("parkinsons", self.path or _folder(), ["parkinsons_updrs.data"], published)[0]
         labels = tuple(NumberLabel(score, self.label_mean, self.label_std) for score in SCORES[self.score])
         schema = Schema(FEATURES, labels, "subject#")

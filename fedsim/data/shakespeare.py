@@ -48,7 +48,7 @@ class Shakespeare:
 
     def load(self, seed: int) -> Dataset:
         """The roles' texts as tokens (the seed is not used); raises ``BadInput`` that names what is wrong and where."""
-        file = find_files(self.source, self.path, [FILES[self.edition]], self.published.page)[0]
+        file = find_files(self.source, self.path, [FILES[self.edition]], self.published)[0]
         read = _json_lines if self.edition == "plays_by_role" else _blocks
         roles: dict[str, list[str]] = {}
         for role, speech in read(file):

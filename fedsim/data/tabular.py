@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from fedsim.data.columns import ClassLabel, Column, Encoded, Fault, NumberLabel, mask
 from fedsim.errors import BadInput
 
+SHOWN_REASONS = 6  # of bad rows; of the others the columns are named
+
 
 @dataclass(frozen=True)
 class Table:
@@ -114,11 +116,14 @@ def _judge(table: Table, schema: Schema, faults: list[Fault]) -> tuple[NDArray[n
     if count == 0:
         return bad, ()
     drop = schema.bad_rows == "drop"
-    reasons = [f"{fault.rows.sum()} {fault.what} in {fault.column}{_first(table, fault, drop)}" for fault in faults]
+    shown_faults, rest = faults[:SHOWN_REASONS], [fault.column for fault in faults[SHOWN_REASONS:]]
+    reasons = [f"{each.rows.sum()} {each.what} in {each.column}{_first(table, each, drop)}" for each in shown_faults]
+    if rest:
+        reasons.append(f"more in {', '.join(dict.fromkeys(rest))}")
     if table.torn:
         where = "" if drop else f" (line {table.torn[0]})"
         reasons.append(f"{len(table.torn)} with another number of fields than columns{where}")
-    shown = "; ".join(reasons[:6]) + (f"; and {len(reasons) - 6} more reasons" if len(reasons) > 6 else "")
+    shown = "; ".join(reasons)
     if drop:
         return bad, (f"{table.file}: {count} of {total} rows were left out: {shown}.",)
     raise BadInput(

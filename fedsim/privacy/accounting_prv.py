@@ -42,6 +42,7 @@ def prv_epsilon(composition: Composition, delta: float) -> float | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Opacus warns about the orders it uses to size its domain
-            return max(0.0, float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR)))
+            found = max(0.0, float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR)))
+            return float(f"{found:.9g}")  # the last digits depend on where the transform's memory happens to lie
     except (RuntimeError, ValueError):  # it found the discretisation or the precision insufficient
         return None

@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 
 import fedsim
 from fedsim.algorithms import ALGORITHMS
-from fedsim.console import print_tables
 from fedsim.data import SOURCES, Digits
+from fedsim.errors import BadInput
 from fedsim.federation import build_federation
+from fedsim.listing import TABLES as LISTED
+from fedsim.listing import entry_text, tables_text
 from fedsim.loading import load_scenario, parse_scenario
 from fedsim.models import MODELS, Autoencoder, Custom, Mlp, Signature, build_model
 from fedsim.population import PARTITIONS
@@ -154,14 +156,47 @@ def test_every_entry_says_what_it_is_in_one_line(key, name):
     assert first.endswith((".", ":")) or ". " in first or "; " in first, first
 
 
-def test_the_list_of_names_shows_every_entry(capsys):
-    print_tables()
-    lines = capsys.readouterr().out.splitlines()
-    for key, table in TABLES.items():
+def test_the_list_of_names_shows_every_entry():
+    lines = tables_text().splitlines()
+    for key, table in LISTED.items():
         start = lines.index(key) + 1
         shown = lines[start : start + len(table)]
         assert [line.split()[0] for line in shown] == list(table)
         assert all(entry.__doc__.splitlines()[0] in line for line, entry in zip(shown, table.values(), strict=True))
+
+
+def test_every_table_is_listed():
+    assert LISTED.keys() >= TABLES.keys()
+    assert all(LISTED[key] == dict(table) for key, table in TABLES.items())
+
+
+@pytest.mark.parametrize(("key", "name"), [(key, name) for key in LISTED for name in LISTED[key]])
+def test_of_every_entry_the_list_shows_each_setting_with_its_default(key, name):
+    entry = LISTED[key][name]
+    first, about, *rows = entry_text(f"{key}.{name}").splitlines()
+    assert first == f'{key} = "{name}"'
+    assert about.startswith(entry.__doc__.splitlines()[0])
+    if key == "engine.trainer":
+        assert rows == ["It has no settings of its own."]
+        return
+    settings = [field for field in fields(entry) if field.name != key.rpartition(".")[2]]
+    assert [row.split()[0] for row in rows[1:]] == [field.name for field in settings]
+    for row, field in zip(rows[1:], settings, strict=True):
+        required = field.default is MISSING and field.default_factory is MISSING
+        assert row.endswith("required") == required
+        if isinstance(field.default, str | float | int):
+            assert row.endswith(f"  {json.dumps(field.default)}")
+
+
+def test_an_entry_is_found_by_its_name_where_that_is_unique():
+    assert entry_text("lstm") == entry_text("model.lstm") == entry_text("model.name.lstm")
+    assert "dropout" in entry_text("lstm")
+    assert "number >= 0 and < 1" in entry_text("lstm")
+    assert 'list of { kind = "numeric" } or { kind = "categorical" }' in entry_text("csv")
+    with pytest.raises(BadInput, match=r"several: privacy.example.clipping.kind.adaptive, privacy.client.clipping"):
+        entry_text("adaptive")
+    with pytest.raises(BadInput, match=r"lsmt: .* \(did you mean lstm\?\)"):
+        entry_text("lsmt")
 
 
 @pytest.mark.parametrize("privacy", PRIVACY)

@@ -13,6 +13,8 @@ import pytest
 from fedsim.data.columns import Categorical, Numeric
 from fedsim.data.csv_table import Csv
 from fedsim.errors import BadInput
+from fedsim.holdings import load_holdings
+from fedsim.loading import parse_scenario
 from tests.data.own_tables import FEATURES, as_read, csv, same, slow, table, write
 
 # What is read
@@ -122,6 +124,15 @@ def test_columns_left_as_they_are_are_named(tmp_path):
     assert data.train.features[:, 0].max() > 20
 
 
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [(("no", "yes", "maybe"), "class maybe."), (("no", "yes", *"abcdefg"), "classes a, b, c, d, e and 2 more.")],
+)
+def test_declared_classes_that_no_record_has_are_named(tmp_path, classes, words):
+    data = csv(write(tmp_path / "t.csv", table()), classes=classes).load(0)
+    assert data.notes[0] == f"No record has the {words}"
+
+
 # What does not fit
 
 BAD_ROWS = {
@@ -152,6 +163,38 @@ def test_a_row_that_does_not_fit_is_refused_with_its_line_or_counted(tmp_path, k
     same(as_read(data), slow(rows))
     note = f"t.csv: 1 of 21 rows were left out: {words.partition(' (line')[0]}."
     assert data.notes[0] == note  # counts alone: a note is kept with the run and must show no record
+
+
+def test_six_reasons_are_told_whole_and_the_columns_of_the_others_are_named(tmp_path):
+    names = list("abcdefgh")
+    path = write(tmp_path / "t.csv", [[*names, "ill"], *[["x"] * 8 + ["no"]] * 3])
+    source = csv(path, features=tuple(Numeric(name=name) for name in names))
+    with pytest.raises(BadInput) as caught:
+        source.load(0)
+    reasons = str(caught.value).partition("columns: ")[2].partition(". Repair")[0].split("; ")
+    assert reasons[:6] == [f'3 not a finite number in {name} (line 2: "x")' for name in "abcdef"]
+    assert reasons[6:] == ["more in g, h"]
+
+
+@pytest.mark.parametrize("folder", ["", "sub/"])
+def test_a_file_that_is_not_there_is_looked_for_from_the_current_folder(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput) as caught:
+        csv(f"{folder}t.csv").load(0)
+    message = str(caught.value)
+    assert f"searched: {tmp_path / folder}." in message
+    assert message.endswith("A relative path starts at the current folder.")
+    with pytest.raises(BadInput) as caught:
+        csv(str(tmp_path / "t.csv")).load(0)
+    assert str(caught.value).endswith(f"searched: {tmp_path}.")
+
+
+def test_natural_clients_of_a_table_without_owners_are_refused_by_the_missing_setting(tmp_path):
+    path = write(tmp_path / "t.csv", table())
+    scenario = replace(parse_scenario("", "x", ['population.partition={kind="natural"}']), data=csv(path))
+    with pytest.raises(BadInput, match=r"Set data\.client to the column"):
+        load_holdings(scenario)
+    assert len(load_holdings(replace(scenario, data=csv(path, client="who"))).population) == 3
 
 
 def test_a_number_as_label_that_stands_for_no_value_is_no_label(tmp_path):

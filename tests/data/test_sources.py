@@ -185,6 +185,7 @@ def test_missing_files_are_named_with_the_folders_searched(tmp_path, monkeypatch
     assert FILES[3] in message
     assert str(tmp_path / "mnist") in message
     assert "yann.lecun.com" in message
+    assert 'into the folder "mnist" of FEDSIM_DATA: fedsim data fetch mnist' in message
     for path in (None, str(tmp_path / "elsewhere")):
         monkeypatch.delenv("FEDSIM_DATA", raising=False)
         with pytest.raises(BadInput) as caught:

@@ -185,6 +185,12 @@ def test_check_writes_nothing_and_shows_the_digest(call, here):
     assert set(listing(here)) == {"scenario.toml"}
 
 
+def test_check_prints_the_notes_on_the_data(call):
+    answer = call("check", "scenario.toml", "--set", "evaluation.folds=3")
+    assert answer.code == 0
+    assert answer.out.splitlines()[1].startswith("note: The source's 359 test records belong to the clients too")
+
+
 # Running
 
 

@@ -17,6 +17,7 @@ from fedsim.data import Digits
 from fedsim.errors import BadInput
 from fedsim.evaluation import client_metrics, evaluate, over_clients
 from fedsim.federation import build_federation
+from fedsim.holdings import load_holdings
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.params import bind_vector
 from fedsim.population import Population
@@ -79,6 +80,76 @@ def test_clients_are_set_apart_whole(population, share, seed):
 def test_one_client_cannot_be_set_apart():
     with pytest.raises(BadInput, match=r"evaluation.unseen_clients = 0.5: of 1 client"):
         set_apart(Population.from_owners(np.zeros(3, np.int64), 1), 0.5, np.random.default_rng(0))
+
+
+# All records of the source
+
+
+def whole_source(seed: int = 0) -> tuple[list[bytes], list[int]]:
+    """Every record of the source as bytes, sorted; and how many it gives to train and to test on."""
+    data = Digits().load(seed)
+    records = [row.tobytes() for part in (data.train, data.test) for row in part.features]
+    return sorted(records), [len(data.train), len(data.test)]
+
+
+@pytest.mark.parametrize("key", ["test", "folds"])
+def test_clients_that_hold_back_records_have_the_sources_test_records_too(key):
+    every, (trained, tested) = whole_source()
+    holdings = load_holdings(parse_scenario(SMALL, "x", [{"test": PER_CLIENT, "folds": "evaluation.folds=4"}[key]]))
+    kept, held = holdings.population.indices, holdings.held_back.indices
+    assert sorted(np.concatenate([kept, held]).tolist()) == list(range(trained + tested))
+    found = [*holdings.data.train.features[kept], *holdings.data.test.features]
+    assert sorted(row.tobytes() for row in found) == every
+    assert len(holdings.data.test) == len(held)
+    assert f"The source's {tested} test records belong to the clients too, as evaluation.{key}" in holdings.notes[-1]
+
+
+def test_without_held_back_records_the_sources_test_records_stay_apart():
+    _, (trained, tested) = whole_source()
+    holdings = load_holdings(parse_scenario(SMALL, "x", ["evaluation.unseen_clients=0.34"]))
+    assert len(holdings.data.test) == tested
+    assert len(holdings.population.indices) + len(holdings.unseen.indices) == trained
+    assert holdings.notes == ()
+
+
+def test_unseen_clients_and_feature_skew_see_every_record_once():
+    _, counts = whole_source()
+    overrides = [PER_CLIENT, "evaluation.unseen_clients=0.34", 'population.partition={kind="feature_skew", noise=0.5}']
+    holdings = load_holdings(parse_scenario(SMALL, "x", overrides))
+    parts = holdings.population, holdings.held_back, holdings.unseen
+    assert sorted(np.concatenate([part.indices for part in parts]).tolist()) == list(range(sum(counts)))
+    plain = load_holdings(parse_scenario(SMALL, "x", [PER_CLIENT, 'population.partition={kind="iid"}'])).data.train
+    assert (holdings.data.train.features != plain.features).reshape(sum(counts), -1).any(axis=1).all()
+
+
+def test_test_records_go_to_their_owners_and_owners_seen_only_there_are_clients_too(monkeypatch):
+    def load(source, seed, plain=Digits.load):
+        data = plain(source, seed)
+        train = replace(data.train, owners=np.arange(len(data.train)) % 4)
+        test = replace(data.test, owners=np.arange(len(data.test)) % 6)
+        return replace(data, train=train, test=test, owners=tuple("abcdef"))
+
+    monkeypatch.setattr(Digits, "load", load)
+    data = Digits().load(0)
+    holdings = load_holdings(parse_scenario(SMALL, "x", [NATURAL, PER_CLIENT]))
+    owners = [*data.train.owners.tolist(), *data.test.owners.tolist()]
+    assert holdings.whole.sizes.tolist() == [owners.count(owner) for owner in range(6)]
+    for client in range(6):
+        assert {owners[record] for record in holdings.whole.records(client)} == {client}
+
+
+def test_test_records_that_name_no_owner_are_no_natural_clients_but_are_dealt_out_otherwise(monkeypatch):
+    def load(source, seed, plain=owned_digits):
+        data = plain(source, seed)
+        return replace(data, test=replace(data.test, owners=None))
+
+    monkeypatch.setattr(Digits, "load", load)
+    data = Digits().load(0)
+    holdings = load_holdings(parse_scenario(SMALL, "x", [NATURAL, PER_CLIENT]))
+    assert len(holdings.whole.indices) == len(data.train)
+    assert f"The source's {len(data.test)} test records name no owner" in holdings.notes[-1]
+    dealt = load_holdings(parse_scenario(SMALL, "x", [PER_CLIENT]))
+    assert len(dealt.whole.indices) == len(data.train) + len(data.test)
 
 
 # Metrics
@@ -202,9 +273,10 @@ def test_held_out_records_do_not_reach_the_model(tmp_path, monkeypatch):
 
     def spoilt(source, seed, load=Digits.load):
         data = load(source, seed)
-        features = data.train.features.copy()
+        features = np.concatenate([data.train.features, data.test.features])
         features[out] = np.random.default_rng(0).normal(size=features[out].shape)
-        return replace(data, train=replace(data.train, features=features))
+        first, second = np.split(features, [len(data.train)])
+        return replace(data, train=replace(data.train, features=first), test=replace(data.test, features=second))
 
     monkeypatch.setattr(Digits, "load", spoilt)
     fedsim.run(scenario, tmp_path / "b")
