@@ -150,7 +150,7 @@ def test_what_a_model_starts_from_is_told_in_plain_values():
     assert transfer_of(Mlp(initial="x", initial_skip=("4.*",), lora=lora)) == {
         "initial": "x",
         "initial_skip": ("4.*",),
-        "lora": {"rank": 2, "alpha": None, "targets": ("4",)},
+        "lora": {"rank": 2, "alpha": None, "targets": ("4",), "train": None},
     }
 
 
