@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
-from fedsim.aggregation.krum import Attackers, krum_scores, squared_distances
-from fedsim.aggregation.ranks import sorted_chunks
+from fedsim.aggregation.krum import Attackers, krum_scores, least, squared_distances
+from fedsim.aggregation.ranks import sorted_values
 from fedsim.settings import section
 
 
@@ -34,8 +34,8 @@ class Bulyan(Aggregator):
         """Of ``n - 2 f`` updates picked, the mean of the ``n - 4 f`` values nearest to the median of each column."""
         picked = updates[self._picks(squared_distances(updates))]
         result, kept = torch.empty_like(updates[0]), len(updates) - 4 * self.attackers
-        for part, rows in sorted_chunks(picked):
-            result[part] = nearest_mean(rows, kept)
+        for part, values in sorted_values(picked):
+            result[part] = nearest_mean(values, kept)
         return result
 
     def _picks(self, distances: Tensor) -> Tensor:
@@ -43,18 +43,22 @@ class Bulyan(Aggregator):
         left = list(range(len(distances)))
         picks = []
         for _ in range(len(distances) - 2 * self.attackers):
-            best = left[int(krum_scores(distances[left][:, left], self.attackers).argmin())]
+            best = left[least(krum_scores(distances[left][:, left], self.attackers))]
             picks.append(best)
             left.remove(best)
         return torch.tensor(picks, device=distances.device)
 
 
-def nearest_mean(rows: Float[Tensor, "clients params"], kept: int) -> Float[Tensor, " params"]:
-    """Of sorted columns, the mean of the ``kept`` values nearest to the median: they follow one another."""
-    median = rows[(len(rows) - 1) // 2].lerp(rows[len(rows) // 2], 0.5)
-    starts = range(len(rows) - kept + 1)
-    # The nearest window is the one whose farther end is nearest.
-    reach = torch.stack([torch.maximum(median - rows[s], rows[s + kept - 1] - median) for s in starts])
-    sums = torch.cat([torch.zeros_like(rows[:1], dtype=torch.float64), rows.double().cumsum(0)])
-    first = reach.argmin(0, keepdim=True)
-    return ((sums.gather(0, first + kept) - sums.gather(0, first)) / kept)[0].to(rows.dtype)
+def nearest_mean(values: Float[Tensor, "params clients"], kept: int) -> Float[Tensor, " params"]:
+    """Of values in order, the mean of the ``kept`` ones nearest to the median: they follow one another."""
+    clients = values.shape[1]
+    median = values[:, (clients - 1) // 2].lerp(values[:, clients // 2], 0.5)
+    # Of all such windows, the one whose farther end is nearest.
+    window = values[:, :kept].sum(1, dtype=torch.float64)
+    best, reach = window.clone(), torch.maximum(median - values[:, 0], values[:, kept - 1] - median)
+    for first in range(1, clients - kept + 1):
+        window += values[:, first + kept - 1].double() - values[:, first - 1].double()
+        farther = torch.maximum(median - values[:, first], values[:, first + kept - 1] - median)
+        best = torch.where(farther < reach, window, best)
+        reach = torch.minimum(reach, farther)
+    return (best / kept).to(values.dtype)

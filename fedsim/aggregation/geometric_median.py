@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
+from fedsim.aggregation.krum import squared_distances
 from fedsim.settings import Count, Positive, section
 
 
@@ -25,11 +25,16 @@ class GeometricMedian(Aggregator):
     def aggregate(
         self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
     ) -> Float[Tensor, " params"]:
-        """Weighted means, each weighing an update by the inverse of its distance from the mean before."""
-        shares = weights.double() / weights.double().sum()
-        centre = shares.to(updates.dtype) @ updates
+        """Weighted means, each weighing an update by the inverse of its distance from the mean before.
+
+        A mean's distance from an update follows from the updates' distances alone: they are looked at twice, in all.
+        """
+        between = squared_distances(updates)
+        weights = weights.double()
+        shares = weights / weights.sum()
         for _ in range(self.iterations):
-            distances = torch.linalg.vector_norm(updates - centre, dim=1, dtype=torch.float64)
-            pulls = shares / distances.clamp(min=self.smoothing)
-            centre = (pulls / pulls.sum()).to(updates.dtype) @ updates
-        return centre
+            to_others = between @ shares
+            distances = (to_others - shares @ to_others / 2).clamp(min=self.smoothing**2).sqrt()
+            pulls = weights / distances
+            shares = pulls / pulls.sum()
+        return shares.to(updates.dtype) @ updates

@@ -24,4 +24,4 @@ class Mean(Aggregator):
         self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
     ) -> Float[Tensor, " params"]:
         """Their weighted mean."""
-        return (weights.double() @ updates.double() / weights.double().sum()).to(updates.dtype)
+        return (weights / weights.sum()).to(updates.dtype) @ updates

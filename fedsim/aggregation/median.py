@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
-from fedsim.aggregation.ranks import sorted_chunks
+from fedsim.aggregation.ranks import sorted_values
 from fedsim.settings import section
 
 
@@ -27,6 +27,6 @@ class Median(Aggregator):
         """The middle value of each column, or the mean of the two in the middle."""
         result = torch.empty_like(updates[0])
         low, high = (len(updates) - 1) // 2, len(updates) // 2
-        for part, rows in sorted_chunks(updates):
-            result[part] = rows[low].lerp(rows[high], 0.5)
+        for part, values in sorted_values(updates):
+            result[part] = values[:, low].lerp(values[:, high], 0.5)
         return result

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
-from fedsim.privacy.clipping import clip_rows
+from fedsim.privacy.clipping import clip_factors, row_norms
 from fedsim.settings import Positive, section
 
 
@@ -25,5 +25,5 @@ class NormBound(Aggregator):
         self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
     ) -> Float[Tensor, " params"]:
         """Their weighted mean."""
-        clipped, _ = clip_rows(updates, self.bound)
-        return (weights.double() @ clipped.double() / weights.double().sum()).to(updates.dtype)
+        factors = clip_factors(row_norms(updates), self.bound)
+        return (weights * factors / weights.sum()).to(updates.dtype) @ updates

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
-from fedsim.aggregation.ranks import sorted_chunks
+from fedsim.aggregation.ranks import sorted_values
 from fedsim.settings import section
 
 
@@ -29,6 +29,6 @@ class TrimmedMean(Aggregator):
         """The mean of each column without ``share`` of its values, rounded down, at each end."""
         result = torch.empty_like(updates[0])
         cut = int(self.share * len(updates))
-        for part, rows in sorted_chunks(updates):
-            result[part] = rows[cut : len(rows) - cut].mean(0)
+        for part, values in sorted_values(updates):
+            result[part] = values[:, cut : len(updates) - cut].mean(1)
         return result

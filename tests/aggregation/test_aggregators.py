@@ -17,7 +17,6 @@ from fedsim.aggregation.geometric_median import GeometricMedian
 from fedsim.aggregation.krum import Krum, MultiKrum, squared_distances
 from fedsim.aggregation.median import Median
 from fedsim.aggregation.norm_bound import NormBound
-from fedsim.aggregation.ranks import network
 from fedsim.aggregation.trimmed_mean import TrimmedMean
 
 SIZE = 37
@@ -32,19 +31,6 @@ def updates_of(clients: int, seed: int = 0, size: int = SIZE) -> tuple[torch.Ten
 
 def close(found, expected) -> None:
     torch.testing.assert_close(found.double(), torch.as_tensor(expected).double(), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("count", range(1, 40))
-def test_the_network_sorts(count):
-    """A network sorts everything if it sorts all zeros and ones (Knuth); here random ones, and random permutations."""
-    rng = np.random.default_rng(count)
-    for drawn in [*rng.integers(0, 2, (50, count)), *(rng.permutation(count) for _ in range(10))]:
-        values = drawn.tolist()
-        expected = sorted(values)
-        for low, high in network(count):
-            assert low < high
-            values[low], values[high] = min(values[low], values[high]), max(values[low], values[high])
-        assert values == expected
 
 
 @pytest.mark.parametrize("clients", [1, 2, 3, 8, 11])
@@ -67,6 +53,10 @@ def slow_scores(updates: np.ndarray, attackers: int) -> list[float]:
         distances = sorted(float(((own - other) ** 2).sum()) for j, other in enumerate(updates) if j != i)
         scores.append(sum(distances[: max(1, len(updates) - attackers - 2)]))
     return scores
+
+
+def first_of_the_least(scores: list[float]) -> int:
+    return next(i for i, score in enumerate(scores) if score <= min(scores) * (1 + 1e-6))
 
 
 @pytest.mark.parametrize(("clients", "attackers"), [(5, 1), (9, 2), (9, 3), (12, 0)])
@@ -96,7 +86,7 @@ def test_bulyan_is_the_slow_loop(clients, attackers):
     left = list(updates.double().numpy())
     picked = []
     for _ in range(clients - 2 * attackers):
-        picked.append(left.pop(int(np.argmin(slow_scores(np.array(left), attackers)))))
+        picked.append(left.pop(first_of_the_least(slow_scores(np.array(left), attackers))))
     median = np.median(picked, axis=0)
     (expected,) = aggregate_n_closest_weights([median], [[row] for row in picked], clients - 4 * attackers)
     close(Bulyan(attackers=attackers).aggregate(updates, weights), expected)
