@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from fedsim.optimizers import server_learning_rate
 from fedsim.schedules import SCHEDULES, Constant, Schedule
 from fedsim.settings import Count, NonNegative, Positive, choice, section
 
@@ -64,11 +65,19 @@ class LocalTraining:
 @section
 @dataclass(frozen=True, kw_only=True)
 class ServerOptimizer:
-    """Any ``torch.optim`` optimizer by name, stepping on the pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295)."""
+    """An optimizer by name, stepping on the pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295).
+
+    Any of ``torch.optim``, or fedavgm, fedadagrad, fedadam, fedyogi, yogi. ``learning_rate`` left out is 1 for sgd,
+    else the optimizer's own default.
+    """
 
     optimizer: str = "sgd"
-    learning_rate: Positive = 1.0
+    learning_rate: Positive | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", server_learning_rate(self.optimizer))
 
 
 @section
