@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -17,6 +18,11 @@ class Aggregator(ABC):
     needs_every_update: ClassVar[bool] = True
     # What it compares updates with: its own result of the round before, or the update of public root records.
     compares_with: ClassVar[Literal["previous", "root"] | None] = None
+
+    @property
+    def bound(self) -> float:
+        """The norm that every client's update is clipped to before it is added up, where its privacy sets none."""
+        return math.inf
 
     @property
     def least(self) -> int:
