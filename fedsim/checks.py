@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.checks_aggregation import check_aggregation, check_least
 from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
@@ -38,9 +39,11 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_weighting(scenario),
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
+        *check_aggregation(scenario),
         *_initial(scenario.model),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
+        *_finite("algorithm.strategy_options", scenario.algorithm.strategy_options),
         *_finite("model.settings", getattr(scenario.model, "settings", {})),
         *_finite("data.settings", getattr(scenario.data, "settings", {})),
     ]
@@ -119,6 +122,7 @@ def _cohort(scenario: Scenario) -> Iterator[str]:
 def check_clients(scenario: Scenario, clients: int, name: str = "training clients") -> Iterator[str]:
     """What so many clients cannot have, one line each: larger cohorts, and a delta of 1 / clients or more."""
     sampling, client = scenario.cohort.sampling, scenario.privacy.client
+    yield from check_least(scenario, clients)
     if isinstance(sampling, Fixed) and sampling.size > clients:
         yield f"cohort.sampling.size = {sampling.size}: there are only {name} = {clients}"
     if client is not None and client.projected is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.checks import check_clients
+from fedsim.checks_aggregation import check_reports
 from fedsim.errors import BadInput
 from fedsim.holdings import Holdings, load_holdings, of_training_owners
 from fedsim.models import build_model
@@ -77,7 +78,7 @@ class Federation:
     @property
     def stacks(self) -> bool:
         """Whether the server needs every client's report by itself, and not only their sum."""
-        return self.scenario.algorithm.aggregation.needs_every_update
+        return self.scenario.algorithm.stacks
 
     @property
     def sum_size(self) -> int:
@@ -111,6 +112,7 @@ def build_federation(scenario: Scenario) -> Federation:
     unseen = replace(task, data=apart) if apart is not None else None
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
+    check_reports(scenario.algorithm, Layout.of(module))
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
     rest, cached = without_prefix(module, task, scenario.engine.memory_gib * 2**30)

@@ -18,10 +18,11 @@ from torch import Tensor
 from fedsim.aggregation.server_step import ServerStep
 from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected, collect
+from fedsim.combining import Combiner
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.evaluation import evaluate, metric_names
 from fedsim.federation import Federation
-from fedsim.messages import Rows, TrainJob, join_rows, pack_job
+from fedsim.messages import TrainJob, pack_job
 from fedsim.models.transfer import whole_model
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
@@ -44,6 +45,7 @@ class Session:
     server: ServerStep
     correlation: CorrelatedNoise | None
     clip_norms: dict[Unit, float]
+    combiner: Combiner
     memory: Tensor  # what the algorithm's server keeps beside the model
     store: ClientStore | None = None  # what clients keep from round to round
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
@@ -58,7 +60,7 @@ class Session:
         tensors = {"clip_norms": torch.tensor([self.clip_norms[unit] for unit in units], dtype=torch.float64)}
         if self.correlation is not None:
             tensors["correlation"] = self.correlation.state()
-        return self.server.state() | tensors | {"memory": self.memory}
+        return self.server.state() | tensors | self.combiner.state() | {"memory": self.memory}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Take a checkpoint's state back."""
@@ -69,6 +71,7 @@ class Session:
         if self.correlation is not None:
             self.correlation.restore(tensors.pop("correlation"))
         self.memory = tensors.pop("memory").to(self.memory.device)
+        self.combiner.restore(tensors)
         self.server.restore(tensors)
         if self.store is not None:
             self.store.rewind(progress.round)
@@ -213,7 +216,7 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
     federation, total = session.federation, sums.updates
     plan = federation.plan.client
     if federation.stacks:
-        return aggregated(federation, sums.rows)
+        return session.combiner.combine(sums.rows, sums.job)
     if plan is None or not federation.plan.trusts_the_server:
         return total.total / total.weight if total.weight else total.total
     rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.draw_seed, round_)
@@ -225,15 +228,6 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
         share = released.count / plan.expected_weight + 0.5
         session.clip_norms["client"] = adapted(clip_norm, settings.learning_rate, settings.quantile, share)
     return released.total / plan.expected_weight
-
-
-def aggregated(federation: Federation, parts: list[Rows]) -> Tensor | None:
-    """What the scenario's aggregator makes of every client's report, or None if it needs more of them."""
-    rows, aggregator = join_rows(parts), federation.scenario.algorithm.aggregation
-    if len(rows.clients) < max(1, aggregator.least):
-        return None
-    reports, weights = (torch.from_numpy(array).to(federation.device) for array in (rows.reports, rows.weights))
-    return aggregator.aggregate(reports, weights)
 
 
 def adapt_to_gradients(session: Session, sums: Collected, cohort: Ids) -> None:

@@ -113,11 +113,16 @@ class Algorithm:
 
     A client's report is its update with what else the algorithm sends behind it, one vector that is clipped and noised
     as a whole. Its state stays with the client; the server's memory is as public as the model.
+
+    ``strategy`` is a Flower ``Strategy`` by import path, built with ``strategy_options``: it is shown every client's
+    model, and what it makes of them becomes the model.
     """
 
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
     aggregation: AggregationChoice = Mean()
+    strategy: str | None = None
+    strategy_options: dict[str, Any] = field(default_factory=dict)
     weighting: Literal["auto", "examples", "uniform"] = "auto"
     weight_cap: Annotated[int, Field(ge=1)] | None = None
 
@@ -127,6 +132,11 @@ class Algorithm:
     sends_memory: ClassVar[bool] = False
     # What "auto" weights clients by where their sizes are not protected.
     natural_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
+
+    @property
+    def stacks(self) -> bool:
+        """Whether the server needs every client's report by itself, and not only their sum."""
+        return self.strategy is not None or self.aggregation.needs_every_update
 
     def report_size(self, layout: Layout) -> int:
         """How many values a client reports: the update's, and behind them the algorithm's own."""

@@ -239,6 +239,11 @@ def outside(federation: Federation) -> list[str]:
         lines.append("The number of records of each client, used as its weight.")
     if federation.task.data.notes:
         lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
+    if federation.holdings.root is not None:
+        lines.append(
+            f"The server trains on {len(federation.holdings.root.indices)} root records without noise and follows "
+            "them: they count as public, and nothing protects them."
+        )
     model = federation.scenario.model
     if isinstance(model, ModelOptions) and model.initial is not None:
         lines.append(
