@@ -1,4 +1,4 @@
-"""Aggregators and Flower strategies inside whole runs, and what they remember over a resume."""
+"""Aggregators inside whole runs, what they remember over a resume, and what is refused."""
 
 from __future__ import annotations
 
@@ -7,74 +7,19 @@ import json
 import numpy as np
 import pytest
 import torch
-from flwr.serverapp.strategy import FedAvg
 from safetensors.torch import load_file
 
 import fedsim
 from fedsim.client import train_clients
 from fedsim.collecting import collect
 from fedsim.combining import Combiner
-from fedsim.errors import BadInput, FedsimError
+from fedsim.errors import BadInput
 from fedsim.federation import build_federation
 from fedsim.messages import Rows
-from fedsim.root import root_update
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
+from tests.aggregation.runs import Stop, final, model, scenario, stop_at, strategy
+from tests.conftest import CLIENT_PRIVACY, SMALL, job_of
 
-FLWR = "flwr.serverapp.strategy"
 LOCAL = 'privacy.client={clip_norm=0.4, noise_multiplier=1.2, delta=1e-2, placement="client"}'
-
-
-def scenario(*overrides, text=SMALL):
-    return fedsim.parse_scenario(text, "small", overrides)
-
-
-def model(directory):
-    named = load_file(directory / "model.safetensors")
-    return torch.cat([named[name].flatten() for name in sorted(named)])
-
-
-def final(path, *overrides):
-    return model(fedsim.run(scenario(*overrides), path).directory)
-
-
-def strategy(name, **options):
-    text = ", ".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
-    return f'algorithm.strategy="{name if ":" in name else f"{FLWR}:{name}"}"', f"algorithm.strategy_options={{{text}}}"
-
-
-class Stop(Exception):
-    pass
-
-
-def stop_at(round_):
-    def on_round(row):
-        if row["round"] == round_:
-            raise Stop
-
-    return on_round
-
-
-@pytest.mark.parametrize(
-    ("ours", "flower"),
-    [
-        ((), strategy("FedAvg")),
-        (('algorithm.aggregation.kind="median"',), strategy("FedMedian")),
-        (('algorithm.aggregation={kind="trimmed_mean", share=0.34}',), strategy("FedTrimmedAvg", beta=0.34)),
-        (('algorithm.aggregation={kind="krum", attackers=1}',), strategy("Krum", num_malicious_nodes=1)),
-        (('algorithm.server.optimizer="fedavgm"',), strategy("FedAvgM", server_momentum=0.9)),
-        (("algorithm.weighting=uniform",), (*strategy("FedAvg"), "algorithm.weighting=uniform")),
-    ],
-)
-def test_flower_s_strategies_give_what_ours_give(tmp_path, ours, flower):
-    torch.testing.assert_close(
-        final(tmp_path / "ours", *ours), final(tmp_path / "flower", *flower), rtol=1e-4, atol=1e-5
-    )
-
-
-def test_strategies_do_something_else_than_the_mean(tmp_path):
-    mean = final(tmp_path / "mean")
-    for name in ("FedMedian", "FedAdam"):
-        assert float((final(tmp_path / name, *strategy(name)) - mean).norm()) > 0.01 * float(mean.norm())
 
 
 REMEMBERING = {
@@ -168,191 +113,6 @@ def test_clients_of_no_weight_have_no_vote():
     rows = Rows(np.arange(5), np.array([1.0, 1.0, 0, 0, 0]), reports)
     combined = Combiner(federation).combine([rows], job_of(federation))
     assert torch.equal(combined, torch.full((size,), 1.5))
-
-
-# Root data.
-
-
-def test_root_records_are_test_records_no_more_and_belong_to_nobody():
-    plain = build_federation(scenario()).holdings
-    holdings = build_federation(scenario('algorithm.aggregation={kind="fltrust", root_records=40}')).holdings
-    records = len(plain.data.train)
-    assert (len(holdings.data.train), len(holdings.data.test)) == (records + 40, len(plain.data.test) - 40)
-    assert holdings.root.indices.tolist() == list(range(records, records + 40))
-    assert not np.isin(holdings.root.indices, holdings.population.indices).any()
-    assert np.array_equal(holdings.population.indices, plain.population.indices)
-    both = np.concatenate([holdings.data.train.features[records:], holdings.data.test.features]).reshape(-1, 64)
-    whole = plain.data.test.features.reshape(-1, 64)
-    assert np.array_equal(both[np.lexsort(both.T)], whole[np.lexsort(whole.T)])
-    assert any("40 of the source's test records are public root records" in note for note in holdings.notes)
-
-
-@pytest.mark.parametrize("text", [SMALL, SMALL + EXAMPLE_PRIVACY])
-@pytest.mark.parametrize("trainer", ["vectorised", "opacus", "auto"])
-def test_the_root_update_is_plain_training_on_the_root_records(text, trainer):
-    """In one batch the order of records does not matter, so plain PyTorch must find the same; nothing is noised."""
-    federation = build_federation(
-        scenario(
-            'algorithm.aggregation={kind="fltrust", root_records=40}',
-            f"engine.trainer={trainer}",
-            "algorithm.local.epochs=3",
-            text=text,
-        )
-    )
-    job = job_of(federation)
-    found = root_update(federation, federation.holdings.root, job)
-    root = federation.holdings.root.indices
-    features = torch.from_numpy(federation.holdings.data.train.features[root])
-    labels = torch.from_numpy(federation.holdings.data.train.labels[root])
-    views = {name: view.clone() for name, view in federation.layout.views(federation.start).items()}
-    for _ in range(3):
-        leaves = {name: value.requires_grad_() for name, value in views.items()}
-        scores = torch.func.functional_call(federation.module, leaves, (features,))
-        gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(scores, labels), list(leaves.values()))
-        views = {name: (leaf - 0.2 * own).detach() for (name, leaf), own in zip(leaves.items(), gradients, strict=True)}
-    expected = federation.layout.flatten(views) - federation.start
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    assert torch.equal(found, root_update(federation, federation.holdings.root, job))
-
-
-def test_root_batches_are_drawn_anew_in_every_round():
-    federation = build_federation(scenario('algorithm.aggregation={kind="fltrust", root_records=100}'))
-    first, second = (root_update(federation, federation.holdings.root, job_of(federation, round_=r)) for r in (1, 2))
-    assert not torch.equal(first, second)
-
-
-def test_root_records_are_declared_in_the_statement(tmp_path):
-    chosen = scenario('algorithm.aggregation={kind="fltrust", root_records=40}', text=SMALL + EXAMPLE_PRIVACY)
-    result = fedsim.run(chosen, tmp_path / "run")
-    assert "The server trains on 40 root records without noise" in (tmp_path / "run/summary.json").read_text()
-    assert result.summary["status"] == "completed"
-
-
-def test_more_root_records_than_the_source_can_spare_are_refused():
-    with pytest.raises(BadInput, match=r"root_records = 100000: the source has \d+ test records"):
-        build_federation(scenario('algorithm.aggregation={kind="fltrust", root_records=100000}'))
-
-
-# Strategies of one's own.
-
-
-class Opaque(FedAvg):
-    """Remembers something that no checkpoint can hold."""
-
-    def __init__(self):
-        super().__init__()
-        self.memory = {"rounds": {1, 2}}
-
-
-class Remembering(FedAvg):
-    """Remembers a bit of everything that a checkpoint can hold, and adds its number of rounds to the model."""
-
-    def __init__(self, step=0.0):
-        super().__init__()
-        self.step, self.rounds, self.seen, self.names = step, 0, {}, []
-        self.count, self.pair, self.tensor, self.none = np.float32(0), (0, "a"), torch.zeros(2), None
-
-    def aggregate_train(self, server_round, replies):
-        arrays, metrics = super().aggregate_train(server_round, replies)
-        self.rounds, self.count, self.tensor = self.rounds + 1, self.count + np.float32(0.5), self.tensor + 1
-        self.seen[server_round] = np.arange(server_round, dtype=np.int32)
-        self.names.append(f"round {server_round}")
-        self.pair = (len(self.names), self.names[-1])
-        expected = list(range(1, server_round + 1))
-        assert list(self.seen) == expected and self.rounds == server_round, "forgot"
-        assert all(np.array_equal(self.seen[r], np.arange(r)) and self.seen[r].dtype == np.int32 for r in expected)
-        assert self.count == server_round / 2 and isinstance(self.count, np.float32), "forgot"
-        assert self.tensor.tolist() == [server_round] * 2 and isinstance(self.tensor, torch.Tensor)
-        assert self.pair == (server_round, f"round {server_round}") and self.none is None
-        return arrays, metrics
-
-
-class Silent(FedAvg):
-    """Makes no model."""
-
-    def aggregate_train(self, server_round, replies):
-        return None, None
-
-
-class Renaming(FedAvg):
-    """Returns a model with other names."""
-
-    def aggregate_train(self, server_round, replies):
-        from flwr.app import ArrayRecord
-
-        arrays, metrics = super().aggregate_train(server_round, replies)
-        return ArrayRecord({"x" + name: array for name, array in arrays.items()}), metrics
-
-
-class Inspecting(FedAvg):
-    """Checks what it is shown."""
-
-    def aggregate_train(self, server_round, replies):
-        names = ["0.weight", "0.bias", "2.weight", "2.bias"]
-        contents = [reply.content for reply in replies]
-        assert all(len(content["arrays"]) == 4 for content in contents), names
-        assert all(isinstance(content["metrics"]["num-examples"], int) for content in contents)
-        assert [reply.metadata.src_node_id for reply in replies] == [1, 2, 3, 4, 5, 6]
-        assert all(str(array.dtype) == "float32" for content in contents for array in content["arrays"].values())
-        return super().aggregate_train(server_round, replies)
-
-
-def own(name, **options):
-    return strategy(f"tests.aggregation.test_combining:{name}", **options)
-
-
-def test_a_strategy_is_shown_models_by_name_and_sizes(tmp_path):
-    assert torch.equal(final(tmp_path / "own", *own("Inspecting")), final(tmp_path / "flower", *strategy("FedAvg")))
-
-
-def test_a_strategy_s_attributes_survive_a_resume(tmp_path):
-    chosen = scenario("rounds=4", *own("Remembering"))
-    with pytest.raises(Stop):
-        fedsim.run(chosen, tmp_path / "stopped", stop_at(2))
-    assert fedsim.resume(tmp_path / "stopped").summary["rounds"] == 4
-
-
-def test_a_strategy_that_no_checkpoint_can_hold_runs_but_is_not_resumed(tmp_path):
-    chosen = scenario(*own("Opaque"))
-    assert fedsim.run(chosen, tmp_path / "whole").summary["status"] == "completed"
-    with pytest.raises(Stop):
-        fedsim.run(chosen, tmp_path / "stopped", stop_at(1))
-    with pytest.raises(FedsimError, match=r"cannot be resumed.*memory \(dict\)"):
-        fedsim.resume(tmp_path / "stopped")
-
-
-def test_a_strategy_without_a_model_leaves_ours(tmp_path):
-    chosen = scenario(*own("Silent"))
-    directory = fedsim.run(chosen, tmp_path / "run").directory
-    federation = build_federation(chosen)
-    assert torch.equal(federation.layout.flatten(load_file(directory / "model.safetensors")), federation.start)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (own("Renaming"), "returned a model of other parameters"),
-        (strategy("QFedAvg", client_learning_rate=0.1), "failed in round 1"),
-    ],
-)
-def test_a_strategy_that_fails_is_one_clear_error(tmp_path, overrides, expected):
-    with pytest.raises(FedsimError, match=expected) as caught:
-        fedsim.run(scenario(*overrides), tmp_path / "run")
-    assert 'algorithm.strategy = "' in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (strategy("FedNever"), "cannot be imported"),
-        (strategy("FedAvg", fraction=1), "could not be built from algorithm.strategy_options"),
-        (strategy("collections:OrderedDict"), "not a flwr.serverapp.strategy.Strategy"),
-    ],
-)
-def test_strategies_that_do_not_exist_are_refused_before_anything_is_written(tmp_path, overrides, expected):
-    with pytest.raises(BadInput, match=expected):
-        fedsim.run(scenario(*overrides), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_local_dp_may_be_aggregated_robustly(tmp_path):
