@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs end without report.html."""
     monkeypatch.setattr("fedsim.running.build_report", lambda path: None)

@@ -19,6 +19,8 @@ from fedsim.messages import Rows
 from tests.aggregation.runs import Stop, final, model, scenario, stop_at, strategy
 from tests.conftest import CLIENT_PRIVACY, SMALL, job_of
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 LOCAL = 'privacy.client={clip_norm=0.4, noise_multiplier=1.2, delta=1e-2, placement="client"}'
 
 

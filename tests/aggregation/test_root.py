@@ -13,6 +13,8 @@ from fedsim.root import root_update
 from tests.aggregation.runs import scenario
 from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 def test_root_records_are_test_records_no_more_and_belong_to_nobody():
     plain = build_federation(scenario()).holdings

@@ -74,7 +74,7 @@ def test_norm_bound_scales_each_update_before_the_sum(federation):
 
 
 def test_a_round_with_too_few_reports_leaves_the_model_and_is_counted(tmp_path):
-    few = ('algorithm.aggregation={kind="krum", attackers=1}', 'cohort.sampling={kind="poisson", rate=0.75}')
+    few = ('algorithm.aggregation={kind="krum", attackers=1}', 'cohort.sampling={kind="poisson", rate=0.85}')
     scenario = fedsim.parse_scenario(SMALL, "small", (*few, "rounds=8"))
     result = fedsim.run(scenario, tmp_path / "run")
     rows = RunDirectory(result.directory).rounds()

@@ -14,6 +14,8 @@ from fedsim.federation import build_federation
 from fedsim.models import Mlp, Signature, build_model
 from tests.aggregation.runs import Stop, final, scenario, stop_at, strategy
 
+pytestmark = pytest.mark.usefixtures("no_report")
+
 
 @pytest.mark.parametrize(
     ("ours", "flower"),
