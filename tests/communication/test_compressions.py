@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from fedsim.communication import COMPRESSIONS, Fp16, Int8, Qsgd, RandomK, Sign, TopK, Uncompressed
+from fedsim.communication import COMPRESSIONS
+from fedsim.communication.fp16 import Fp16
+from fedsim.communication.int8 import Int8
+from fedsim.communication.none import Uncompressed
+from fedsim.communication.qsgd import Qsgd
+from fedsim.communication.random_k import RandomK
+from fedsim.communication.sign import Sign
+from fedsim.communication.top_k import TopK
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
 from tests.communication import oracle
