@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedsim.communication.packing import Field, pack, unpack
-from fedsim.settings import section
 
 Rows = Float[Tensor, "clients size"]
 Words = Int[Tensor, "clients words"]
 
 
-@section
-@dataclass(frozen=True, kw_only=True)
 class Compression(ABC):
     """Turns vectors into messages whose size depends on the vector's length alone, never on what is in it.
 
     A row that is NaN or infinite anywhere arrives as one that is not finite, so that the server counts it.
     """
+
+    kind: str
 
     @property
     def contracts(self) -> bool:

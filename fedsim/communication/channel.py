@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.communication.base import Compression, Words
 from fedsim.communication.none import Uncompressed
 from fedsim.communication.table import COMPRESSIONS
-from fedsim.privacy.keystream import Keystream
-from fedsim.seeding import Stream
 from fedsim.settings import choice, section
 
 if TYPE_CHECKING:
@@ -24,6 +20,9 @@ else:
     CompressionChoice = choice("kind", COMPRESSIONS)
 
 Reports = Float[Tensor, "clients report"]
+
+# Fewer values than this behind the vectors are numbers of their own, such as a number of steps.
+FEW = 16
 
 
 @section
@@ -48,8 +47,8 @@ class Communication:
 class Channel:
     """What clients send of reports of so many values, of a model with so many ``params``.
 
-    Every whole vector in a report is a message of its own: an algorithm's second vector has another scale than the
-    update. What is left over, such as a number of steps, is never compressed.
+    Every whole vector in a report is compressed by itself: an algorithm's second vector has another scale than the
+    update. A few values that are left over, such as a number of steps, are sent as they are.
     """
 
     settings: Communication
@@ -61,12 +60,20 @@ class Channel:
         """How each part of a report is sent, and how many values it has."""
         vectors, rest = divmod(self.report, self.params)
         parts: list[tuple[Compression, int]] = [(self.settings.compression, self.params)] * vectors
-        return [*parts, (Uncompressed(), rest)] if rest else parts
+        last = Uncompressed() if rest < FEW else self.settings.compression
+        return [*parts, (last, rest)] if rest else parts
 
     @property
     def bytes_up(self) -> int:
         """Bytes that a client sends in a round."""
         return sum(compression.bytes_of(size) for compression, size in self.parts)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` says of it: the bytes of a client's report as sent, and as it would be uncompressed."""
+        plain = Uncompressed().bytes_of(self.report)
+        names = {"compression": self.settings.compression.kind, "error_feedback": self.settings.error_feedback}
+        return {**names, "report_bytes": self.bytes_up, "uncompressed_bytes": plain, "ratio": plain / self.bytes_up}
 
     @property
     def words(self) -> int:
@@ -93,19 +100,3 @@ class Channel:
             return restored, lost
         arrived = torch.isfinite(restored).all(dim=1, keepdim=True)
         return restored, torch.where(arrived, wanted - restored, lost)
-
-
-class MakesWords(Protocol):
-    """Whoever makes a key stream's words, as trainers do."""
-
-    def words(
-        self, keystream: Keystream, stream: Stream, clients: NDArray[np.int64], counts: NDArray[np.int64]
-    ) -> NDArray[np.uint64]:
-        """See ``Keystream``."""
-
-
-def drawn_words(maker: MakesWords, keystream: Keystream, clients: NDArray[np.int64], count: int) -> Words:
-    """The round's words for compression, each client's own ``[clients, count]``."""
-    pairs = -(-count // 2)
-    made = maker.words(keystream, Stream.COMPRESSION, clients, np.full(len(clients), pairs))
-    return torch.from_numpy(made.view("<i4").reshape(len(clients), 2 * pairs)[:, :count].copy())
