@@ -73,7 +73,9 @@ def train_clients(federation: Federation, job: TrainJob, store: ClientStore | No
     if not _fits(federation, job):
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
     if federation.state_size and store is None:
-        raise BadInput("algorithm: its clients remember something from round to round, which this engine cannot keep.")
+        raise BadInput(
+            "algorithm or communication: clients keep something from round to round, which this engine cannot."
+        )
     keystream = Keystream.of(federation.plan.randomness, federation.scenario.draw_seed, job.round)
     sums = BlockReply(WeightedSum(federation.sum_size, federation.device))
 

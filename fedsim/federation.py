@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fedsim.checks import check_clients
 from fedsim.checks_aggregation import check_reports
+from fedsim.communication import Channel
 from fedsim.errors import BadInput
 from fedsim.holdings import Holdings, load_holdings, of_training_owners
 from fedsim.models import build_model
@@ -66,8 +67,13 @@ class Federation:
 
     @property
     def state_size(self) -> int:
-        """How many values a client keeps from round to round."""
-        return self.scenario.algorithm.state_size(self.layout)
+        """How many values a client keeps: the algorithm's, and behind them what its channel lost."""
+        return self.scenario.algorithm.state_size(self.layout) + self.channel.state_size
+
+    @property
+    def channel(self) -> Channel:
+        """The way of the clients' reports to the server."""
+        return Channel(self.scenario.communication, self.start.numel(), self.report_size)
 
     @property
     def sent_memory_size(self) -> int:

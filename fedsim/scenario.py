@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
+from fedsim.communication import Communication
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid, Natural, Partition
@@ -197,6 +198,7 @@ class Scenario:
     model: ModelChoice = Mlp()
     algorithm: AlgorithmChoice = FedAvg()
     cohort: Cohort = Cohort()
+    communication: Communication = Communication()
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()

@@ -27,6 +27,7 @@ class Stream(IntEnum):
     FEATURES = 23
     FOLD = 24
     ROOT = 28
+    COMPRESSION = 27
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

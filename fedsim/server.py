@@ -253,7 +253,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         better = session.metrics["loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1
-    up, down = 4 * federation.report_size, 4 * (federation.start.numel() + federation.sent_memory_size)
+    up, down = federation.channel.bytes_up, 4 * (federation.start.numel() + federation.sent_memory_size)
     spent = {plan.unit: session.ledger.spent(plan.unit, plan.deltas) for plan in federation.plan.units}
     seconds = time.perf_counter() - started
     row = {

@@ -54,6 +54,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
             "setup": round(setup, 3),
             "round_median": round(statistics.median(seconds), 6) if seconds else 0.0,
         },
+        "communication": federation.channel.summary,
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
     }

@@ -64,6 +64,9 @@ learning_rate = 0.7
 options = { momentum = 0.9 }
 [cohort]
 sampling = { kind = "poisson", rate = 0.5 }
+[communication]
+compression = { kind = "top_k", share = 0.1 }
+error_feedback = true
 [privacy.example]
 clip_norm = 1.0
 target_epsilon = 4.0

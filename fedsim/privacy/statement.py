@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.communication.statement import communication_assumptions, communication_outside
 from fedsim.federation import Federation
 from fedsim.holdings import of_training_owners
 from fedsim.models import ModelOptions
@@ -133,6 +134,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
     if settings.delta_times_n is not None:
         assumptions.append("Each client has its own delta, delta_times_n / n_i; the largest is shown.")
+    assumptions += communication_assumptions(federation.scenario.communication, "example")
     if isinstance(plan.clipping, AdaptiveClip):
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
@@ -165,6 +167,7 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
             ONE_OWNER.format(unit="user", held="is one client"),
             *_chosen_owners(federation),
             *_client_assumptions(federation, plan),
+            *communication_assumptions(federation.scenario.communication, plan.placement),
         ],
         "projected": settings.projected is not None,
     }
@@ -250,6 +253,7 @@ def outside(federation: Federation) -> list[str]:
             f"Training starts from the weights in {model.initial} (SHA-256 {model.initial_sha256}), which count as "
             "public: what they were trained on is not covered, so it must not hold records that this run protects."
         )
+    lines += communication_outside(federation.scenario.communication)
     lines.append(
         "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation are "
         "for the experimenter only."

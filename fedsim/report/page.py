@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import figures, folds, headline, plain, population_figures, quality
+from fedsim.report import communication, figures, folds, headline, plain, population_figures, quality
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
@@ -118,6 +118,7 @@ def _costs(summary: Json) -> Facts:
         ("A round (median)", plain.duration(seconds.get("round_median"))),
         ("Sent by the clients", plain.size(sent.get("up"))),
         ("Sent to the clients", plain.size(sent.get("down"))),
+        *communication.facts(summary.get("communication") or {}),
         ("Memory at the peak", plain.size((summary.get("memory") or {}).get("peak_bytes"))),
         ("Where the clients ran", f"{engine} engine, on {device}"),
         ("How they were trained", f"{trainer} trainer{reason}"),

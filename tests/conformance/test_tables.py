@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import fedsim
 from fedsim.algorithms import ALGORITHMS
+from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES, Digits
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
@@ -40,6 +41,7 @@ TABLES = {
     "algorithm.name": ALGORITHMS,
     "algorithm.local.schedule.kind": SCHEDULES,
     "cohort.sampling.kind": SAMPLINGS,
+    "communication.compression.kind": COMPRESSIONS,
     "engine.trainer": TRAINERS,
 }
 PRIVACY = {
@@ -259,6 +261,13 @@ def test_every_cohort_sampling_runs_with_every_unit_of_privacy(kind, privacy, tm
     size = {"fixed": ", size=3", "poisson": ", rate=0.6"}.get(kind, "")  # defaults are for larger populations
     overrides = [f'cohort.sampling={{kind="{kind}"{size}}}', "rounds=2"]
     short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("privacy", PRIVACY)
+@pytest.mark.parametrize("kind", COMPRESSIONS)
+def test_every_compression_runs_with_every_unit_of_privacy(kind, privacy, tmp_path):
+    overrides = [f'communication.compression={{kind="{kind}"}}', 'cohort.sampling={kind="poisson", rate=0.6}']
+    short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", [*overrides, "rounds=2"]), tmp_path)
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
