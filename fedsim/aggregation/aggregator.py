@@ -1,0 +1,28 @@
+"""What an aggregator of whole updates offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Aggregator(ABC):
+    """Makes one update of the cohort's; its fields are the settings of ``[algorithm] aggregation`` in a scenario."""
+
+    kind: str
+    # Whether it must see every update by itself; a sum is enough otherwise, and is all that secure aggregation gives.
+    needs_every_update: ClassVar[bool] = True
+
+    @property
+    def least(self) -> int:
+        """The fewest updates that it works with."""
+        return 1
+
+    @abstractmethod
+    def aggregate(
+        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+    ) -> Float[Tensor, " params"]:
+        """One update from at least ``least`` finite ones and their weights, positive numbers."""

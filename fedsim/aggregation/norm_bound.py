@@ -1,0 +1,29 @@
+"""Norm bounding (Sun et al. 2019, arXiv 1911.07963)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from fedsim.aggregation.aggregator import Aggregator
+from fedsim.privacy.clipping import clip_factors, row_norms
+from fedsim.settings import Positive, section
+
+
+@section
+@dataclass(frozen=True)
+class NormBound(Aggregator):
+    """The weighted mean of updates scaled down to a norm of at most ``bound``."""
+
+    kind: Literal["norm_bound"] = "norm_bound"
+    bound: Positive = 1.0
+
+    def aggregate(
+        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+    ) -> Float[Tensor, " params"]:
+        """Their weighted mean."""
+        factors = clip_factors(row_norms(updates), self.bound)
+        return (weights * factors / weights.sum()).to(updates.dtype) @ updates

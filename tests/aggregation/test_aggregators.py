@@ -1,0 +1,139 @@
+"""Aggregators of whole updates against Flower's, SciPy's and slow obvious loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from flwr.server.strategy.aggregate import aggregate_median, aggregate_trimmed_avg
+from flwr.serverapp.strategy.bulyan import aggregate_n_closest_weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from fedsim.aggregation import AGGREGATORS
+from fedsim.aggregation.bulyan import Bulyan
+from fedsim.aggregation.geometric_median import GeometricMedian
+from fedsim.aggregation.krum import Krum, MultiKrum, squared_distances
+from fedsim.aggregation.median import Median
+from fedsim.aggregation.norm_bound import NormBound
+from fedsim.aggregation.trimmed_mean import TrimmedMean
+
+SIZE = 37
+
+
+def updates_of(clients: int, seed: int = 0, size: int = SIZE) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.normal(size=(clients, size)).astype(np.float32)), torch.from_numpy(
+        rng.integers(1, 50, clients).astype(np.float64)
+    )
+
+
+def close(found, expected) -> None:
+    torch.testing.assert_close(found.double(), torch.as_tensor(expected).double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("clients", [1, 2, 3, 8, 11])
+def test_the_median_is_flower_s(clients):
+    updates, weights = updates_of(clients)
+    (expected,) = aggregate_median([([row], 1) for row in updates.numpy()])
+    close(Median().aggregate(updates, weights), expected)
+
+
+@pytest.mark.parametrize(("clients", "share"), [(1, 0.4), (5, 0.2), (10, 0.25), (11, 0.0), (9, 0.49)])
+def test_the_trimmed_mean_is_flower_s(clients, share):
+    updates, weights = updates_of(clients)
+    (expected,) = aggregate_trimmed_avg([([row], 1) for row in updates.numpy()], share)
+    close(TrimmedMean(share=share).aggregate(updates, weights), expected)
+
+
+def slow_scores(updates: np.ndarray, attackers: int) -> list[float]:
+    scores = []
+    for i, own in enumerate(updates):
+        distances = sorted(float(((own - other) ** 2).sum()) for j, other in enumerate(updates) if j != i)
+        scores.append(sum(distances[: max(1, len(updates) - attackers - 2)]))
+    return scores
+
+
+def first_of_the_least(scores: list[float]) -> int:
+    return next(i for i, score in enumerate(scores) if score <= min(scores) * (1 + 1e-6))
+
+
+@pytest.mark.parametrize(("clients", "attackers"), [(5, 1), (9, 2), (9, 3), (12, 0)])
+def test_krum_and_multi_krum_are_the_slow_loop(clients, attackers):
+    updates, weights = updates_of(clients, seed=clients)
+    rows = updates.double().numpy()
+    scores = slow_scores(rows, attackers)
+    close(Krum(attackers=attackers).aggregate(updates, weights), rows[int(np.argmin(scores))])
+    for kept in (None, 2):
+        best = np.argsort(scores)[: kept or clients - attackers]
+        expected = np.average(rows[best], axis=0, weights=weights.numpy()[best])
+        close(MultiKrum(attackers=attackers, kept=kept).aggregate(updates, weights), expected)
+
+
+def test_distances_survive_a_large_common_part():
+    updates, _ = updates_of(6)
+    torch.testing.assert_close(
+        squared_distances(updates.double() + 1e6), squared_distances(updates.double()), rtol=1e-6, atol=1e-6
+    )
+    shifted = squared_distances(updates + 100)
+    torch.testing.assert_close(shifted, squared_distances(updates), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("clients", "attackers"), [(7, 1), (11, 2), (13, 1), (5, 0)])
+def test_bulyan_is_the_slow_loop(clients, attackers):
+    updates, weights = updates_of(clients, seed=3 + clients)
+    left = list(updates.double().numpy())
+    picked = []
+    for _ in range(clients - 2 * attackers):
+        picked.append(left.pop(first_of_the_least(slow_scores(np.array(left), attackers))))
+    median = np.median(picked, axis=0)
+    (expected,) = aggregate_n_closest_weights([median], [[row] for row in picked], clients - 4 * attackers)
+    close(Bulyan(attackers=attackers).aggregate(updates, weights), expected)
+
+
+def test_the_geometric_median_is_the_minimum():
+    updates, weights = updates_of(9, size=4)
+    rows, shares = updates.double().numpy(), weights.numpy()
+
+    def cost(point) -> float:
+        return float((shares * np.linalg.norm(rows - point, axis=1)).sum())
+
+    best = minimize(cost, rows.mean(0), method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 20000})
+    found = GeometricMedian(iterations=200).aggregate(updates, weights)
+    assert cost(found.double().numpy()) == pytest.approx(best.fun, rel=1e-6)
+
+
+def test_norm_bound_scales_what_is_too_long():
+    updates, weights = updates_of(5)
+    rows = updates.double().numpy()
+    clipped = rows * np.minimum(1, 0.5 / np.linalg.norm(rows, axis=1))[:, None]
+    expected = np.average(clipped, axis=0, weights=weights.numpy())
+    close(NormBound(bound=0.5).aggregate(updates, weights), expected)
+
+
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(sorted(AGGREGATORS)), clients=st.integers(1, 12), seed=st.integers(0, 10**6))
+def test_the_order_of_clients_does_not_matter_and_equal_updates_stay(kind, clients, seed):
+    aggregator = AGGREGATORS[kind]()
+    clients = max(clients, aggregator.least)
+    updates, weights = updates_of(clients, seed)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(clients))
+    if kind != "bulyan":  # it picks from the last few by scores that tie
+        close(aggregator.aggregate(updates[order], weights[order]), aggregator.aggregate(updates, weights))
+    same = (updates[:1] / updates[:1].norm() / 2).repeat(clients, 1)
+    close(aggregator.aggregate(same, weights), same[0])
+
+
+@pytest.mark.parametrize("kind", sorted(set(AGGREGATORS) - {"mean"}))
+def test_one_liar_among_eleven_does_no_harm(kind):
+    """Ten honest clients agree up to noise; the eleventh sends something huge. Only the mean follows it."""
+    updates, _ = updates_of(11, seed=1)
+    updates = 1 + 0.01 * updates
+    updates[4] = 1e6
+    weights = torch.ones(11, dtype=torch.float64)
+    honest = updates[torch.arange(11) != 4].mean(0)
+    bounded = {"bound": 1.1 * float(honest.norm())} if kind == "norm_bound" else {}
+    found = AGGREGATORS[kind](**bounded).aggregate(updates, weights)
+    assert float((found - honest).norm()) < 0.1 * float(honest.norm())
+    assert float((AGGREGATORS["mean"]().aggregate(updates, weights) - honest).norm()) > 1e3
