@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.aggregation import WeightedSum
+from fedsim.attacking import apart, tamper
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
@@ -111,6 +112,7 @@ def train_one_block(federation: Federation, job: TrainJob, start: Tensor, work: 
     algorithm = federation.scenario.algorithm
     algorithm = replace(algorithm, local=replace(algorithm.local, learning_rate=job.learning_rate))
     trained = trainer.train(algorithm, start, work)
+    tamper(federation, work, trained.updates)
     weights, total = _weights(federation, work.clients), torch.zeros_like(start, dtype=torch.float64)
     if federation.plan.client is not None and federation.plan.client.placement == "client":
         norms = _add_noised(federation, clip_norm, work, trained, (weights, total))
@@ -205,8 +207,9 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     per_client = trainer.bytes_per_client(local.batch_size, private)
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
+    clients, whole = apart(federation, clients)
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
-    return [by_size[start : start + length] for start in range(0, len(by_size), length)]
+    return whole + [by_size[start : start + length] for start in range(0, len(by_size), length)]
 
 
 def _weights(federation: Federation, clients: Indices) -> Tensor:

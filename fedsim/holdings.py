@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedsim.attacking import attacked
 from fedsim.data import Dataset, Examples
 from fedsim.errors import BadInput
 from fedsim.population import FeatureSkew, Natural, Population
@@ -22,7 +24,8 @@ class Holdings:
     Where clients hold back records to be tested on, those that the source holds out belong to the clients too.
     ``population`` is what the clients train on, ``whole`` all that these clients hold. ``held_back`` says which of it
     each of them is tested on, in the order of ``data.test`` (None where the source holds out the test records);
-    ``unseen`` are clients that never train. ``notes`` say what was counted or left out.
+    ``unseen`` are clients that never train. ``attacks`` says which clients are hostile ``[clients]`` (None without
+    attack); what they train on is in ``data.train`` as they poisoned it. ``notes`` say what was counted or left out.
     """
 
     data: Dataset
@@ -31,6 +34,7 @@ class Holdings:
     held_back: Population | None = None
     unseen: Population | None = None
     notes: tuple[str, ...] = ()
+    attacks: NDArray[np.bool_] | None = None
 
     @property
     def unseen_data(self) -> Dataset | None:
@@ -50,10 +54,14 @@ def client_names(scenario: Scenario, holdings: Holdings, clients: int) -> list[s
 
 
 def load_holdings(scenario: Scenario) -> Holdings:
-    """Load the data, deal it out to the clients and hold out what the scenario says; raises ``BadInput``.
+    """Load the data, deal it out, hold out what the scenario says and let attackers poison; raises ``BadInput``.
 
     Of a scenario with folds that does not say which, this is the first.
     """
+    return attacked(scenario, _dealt_out(scenario))
+
+
+def _dealt_out(scenario: Scenario) -> Holdings:
     data = scenario.data.load(scenario.seed)
     if scenario.evaluation.tests_clients:
         data = _with_test_records(scenario, data)

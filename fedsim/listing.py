@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from fedsim.algorithms import ALGORITHMS
+from fedsim.attacks import ATTACKS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
@@ -34,6 +35,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "algorithm.name": dict(ALGORITHMS),
     "algorithm.local.schedule.kind": dict(SCHEDULES),
     "cohort.sampling.kind": dict(SAMPLINGS),
+    "attack.kind": dict(ATTACKS),
     "privacy.example.clipping.kind": dict(EXAMPLE_CLIPPING),
     "privacy.client.clipping.kind": dict(CLIENT_CLIPPING),
     "evaluation.test.kind": dict(TEST_DATA),

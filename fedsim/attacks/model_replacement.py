@@ -20,8 +20,8 @@ from fedsim.settings import Positive, section
 class ModelReplacement(Attack):
     """A backdoor, with updates times ``boost``, so that the mean over the cohort is the attackers' own model.
 
-    Left out, the boost is the number of clients in a round over that of attackers (the paper's n / eta, shared among
-    them). Success is that of ``backdoor``.
+    Left out, the boost is the expected number of clients in a round (the paper's n / eta) over that of attackers.
+    Success is that of ``backdoor``.
     """
 
     kind: Literal["model_replacement"] = "model_replacement"
@@ -42,7 +42,7 @@ class ModelReplacement(Attack):
         self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
     ) -> Float[Tensor, "attackers reported"]:
         """The updates times the boost."""
-        boost = max(1.0, attackers.cohort / len(updates)) if self.boost is None else self.boost
+        boost = min(float(attackers.cohort), 1 / self.fraction) if self.boost is None else self.boost
         return updates * boost
 
     def probe(self, data: Dataset) -> Examples | None:

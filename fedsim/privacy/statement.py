@@ -239,6 +239,11 @@ def outside(federation: Federation) -> list[str]:
         lines.append("The number of records of each client, used as its weight.")
     if federation.task.data.notes:
         lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
+    if federation.holdings.attacks is not None and federation.plan.client is not None:
+        lines.append(
+            f"{int(federation.holdings.attacks.sum())} clients play attackers, who may show each other what they "
+            "have: a guarantee for whole clients is for those that do not attack."
+        )
     model = federation.scenario.model
     if isinstance(model, ModelOptions) and model.initial is not None:
         lines.append(

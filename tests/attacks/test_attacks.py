@@ -61,7 +61,7 @@ def test_attacks_that_say_they_leave_updates_alone_do(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind, attack in ATTACKS.items() if attack.tampers and not attack.colludes])
 def test_what_one_attacker_sends_does_not_depend_on_the_others(kind):
-    attack, honest = ATTACKS[kind](**{"boost": 3.0} if kind == "model_replacement" else {}), updates()
+    attack, honest = ATTACKS[kind](), updates()
     whole, alone = attack.tampered(honest, attackers()), attack.tampered(honest[2:3], attackers(clients=[7]))
     torch.testing.assert_close(whole[2:3], alone, rtol=0, atol=0, equal_nan=True)
 
@@ -88,6 +88,8 @@ def test_model_replacement_makes_the_mean_the_attackers_own():
     honest = updates()
     sent = ModelReplacement().tampered(honest, attackers(4, cohort=20)).numpy()
     np.testing.assert_allclose(np.concatenate([sent, np.zeros((16, 50))]).mean(0), honest.numpy().mean(0), rtol=1e-5)
+    rare = ModelReplacement(fraction=0.01).tampered(honest[:1], attackers(1, cohort=10)).numpy()
+    np.testing.assert_allclose(np.concatenate([rare, np.zeros((9, 50))]).mean(0), honest.numpy()[0], rtol=1e-5)
 
 
 def test_alie_is_the_mean_and_z_deviations_of_each_value():
