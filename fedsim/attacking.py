@@ -46,16 +46,15 @@ def probing(scenario: Scenario, task: Task) -> Task | None:
     return replace(task, data=replace(task.data, test=probe)) if probe is not None else None
 
 
-def tamper(federation: Federation, work: Work, updates: Tensor) -> Tensor:
-    """The updates ``[clients, reported]`` of a block as they are sent: those of attackers changed, in place."""
+def tamper(federation: Federation, work: Work, reports: Tensor) -> None:
+    """Put what the attackers of a block send in the place of their reports ``[clients, report]``."""
     attack, attacks = federation.scenario.attack, federation.holdings.attacks
     if attack is None or attacks is None or not attack.tampers:
-        return updates
+        return
     rows = np.flatnonzero(attacks[work.clients])
     if len(rows):
         attackers = Attackers(work.clients[rows], expected_cohort(federation), work.keystream)
-        updates[rows] = attack.tampered(updates[rows], attackers)
-    return updates
+        reports[rows] = attack.tampered(reports[rows], attackers)
 
 
 def expected_cohort(federation: Federation) -> int:

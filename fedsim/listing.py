@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from fedsim.aggregation import AGGREGATORS
 from fedsim.algorithms import ALGORITHMS
 from fedsim.attacks import ATTACKS
 from fedsim.data import SOURCES
@@ -33,6 +34,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "task.kind": dict(TASKS),
     "model.name": dict(MODELS),
     "algorithm.name": dict(ALGORITHMS),
+    "algorithm.aggregation.kind": dict(AGGREGATORS),
     "algorithm.local.schedule.kind": dict(SCHEDULES),
     "cohort.sampling.kind": dict(SAMPLINGS),
     "attack.kind": dict(ATTACKS),

@@ -28,8 +28,8 @@ class Alie(Attack):
     colludes: ClassVar[bool] = True
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """One update for all, estimated over the attackers; one that is alone estimates no deviation."""
         z = furthest(attackers.cohort, len(updates)) if self.z is None else self.z
         values = updates.double()

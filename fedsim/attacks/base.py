@@ -81,8 +81,8 @@ class Attack(ABC):
         return data.train
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """What the attackers of a round send in place of their honest updates."""
         return updates
 

@@ -22,8 +22,8 @@ class FreeRider(Attack):
     deviation: NonNegative = 0.0
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """Zero or noise."""
         if self.deviation == 0:
             return torch.zeros_like(updates)

@@ -21,7 +21,7 @@ class Gaussian(Attack):
     deviation: Positive = 200.0
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """Noise alone."""
         return attackers.normals(updates.shape[1], updates.device) * self.deviation

@@ -26,7 +26,7 @@ class InnerProduct(Attack):
     colludes: ClassVar[bool] = True
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """One update for all."""
         return (-self.epsilon * updates.double().mean(0)).to(updates.dtype).expand_as(updates)

@@ -39,8 +39,8 @@ class ModelReplacement(Attack):
         return self.trigger.poison(data, records, rng)
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """The updates times the boost."""
         boost = min(float(attackers.cohort), 1 / self.fraction) if self.boost is None else self.boost
         return updates * boost

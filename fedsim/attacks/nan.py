@@ -21,7 +21,7 @@ class Nan(Attack):
     kind: Literal["nan"] = "nan"
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """NaN."""
         return torch.full_like(updates, torch.nan)

@@ -24,7 +24,7 @@ class SignFlip(Attack):
     scale: Positive = 1.0
 
     def tampered(
-        self, updates: Float[Tensor, "attackers reported"], attackers: Attackers
-    ) -> Float[Tensor, "attackers reported"]:
+        self, updates: Float[Tensor, "attackers report"], attackers: Attackers
+    ) -> Float[Tensor, "attackers report"]:
         """The updates times -``scale``."""
         return updates * -self.scale
