@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from torch import Tensor
@@ -72,6 +72,13 @@ def apart(federation: Federation, clients: NDArray[np.int64]) -> tuple[NDArray[n
     return clients[~attacks[clients]], [hostile] if len(hostile) else []
 
 
+def spread(federation: Federation, cohort: NDArray[np.int64], nodes: int) -> list[NDArray[np.int64]]:
+    """The cohort in so many parts, one for each node; attackers that see each other are all in the first."""
+    free, together = apart(federation, cohort)
+    parts = np.array_split(free, nodes)
+    return [np.sort(np.concatenate([*together, parts[0]])), *parts[1:]]
+
+
 def attack_summary(federation: Federation) -> dict[str, Any] | None:
     """Which attack there was, with its settings, and how many clients took part in it; None without one."""
     attack, attacks = federation.scenario.attack, federation.holdings.attacks
@@ -85,7 +92,11 @@ def attack_summary(federation: Federation) -> dict[str, Any] | None:
 
 def _defences(federation: Federation) -> list[str]:
     """What in the scenario limits a single client's influence, in words."""
-    client = federation.scenario.privacy.client
-    if client is None:
-        return []
-    return [f"every update is clipped to length {client.clip_norm:g} ([privacy.client]), and noise is added"]
+    client, aggregation = federation.scenario.privacy.client, federation.scenario.algorithm.aggregation
+    settings = [f"{key} = {value}" for key, value in asdict(cast("Any", aggregation)).items() if key != "kind"]
+    found = []
+    if aggregation.kind != "mean":
+        found.append(f"aggregation {aggregation.kind}" + (f" ({', '.join(settings)})" if settings else ""))
+    if client is not None:
+        found.append(f"every update is clipped to length {client.clip_norm:g} ([privacy.client]), and noise is added")
+    return found

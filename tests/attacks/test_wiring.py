@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import fedsim
 from fedsim import client as client_side
+from fedsim.attacking import spread
 from fedsim.attacks import ATTACKS, Attackers
 from fedsim.client import train_clients
 from fedsim.loading import ScenarioError, parse_scenario
@@ -68,6 +69,18 @@ def test_attackers_that_collude_are_one_block_whatever_the_memory(federation, ki
     assert np.flatnonzero(hostile.holdings.attacks).tolist() in parts
     assert sorted(client for part in parts for client in part) == list(range(8))
     assert max(len(part) for part in parts) == 3
+
+
+def test_attackers_that_collude_are_all_at_one_node(federation):
+    """On three nodes the round's sum is what it is on one."""
+    hostile = federation(text=attacked("alie"))
+    parts = spread(hostile, np.arange(8), 3)
+    assert sorted(client for part in parts for client in part) == list(range(8))
+    assert set(np.flatnonzero(hostile.holdings.attacks)) <= set(parts[0])
+    total = sum(total_of(hostile, part) for part in parts)
+    np.testing.assert_allclose(total, total_of(hostile), atol=1e-4)
+    apart = spread(federation(text=attacked("sign_flip")), np.arange(8), 3)
+    assert [part.tolist() for part in apart] == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("kind", ATTACKS)
