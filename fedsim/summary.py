@@ -36,6 +36,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "rounds_planned": scenario.rounds,
         "status": status,
         "status_reason": reason,
+        "skipped_rounds": session.progress.skipped_rounds,
         "task": federation.task.objective.kind,
         "metrics": assessment.metrics,
         "main_metric": federation.task.objective.main_metric,
