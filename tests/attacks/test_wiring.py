@@ -150,6 +150,23 @@ def test_success_is_measured_each_round_and_at_the_end(tmp_path):
     assert "trigger.target = 5" in page
 
 
+def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
+    """Who attacks, what they poisoned and the noise they send depend on the seed and the round alone."""
+    scenario = parse_scenario(attacked("free_rider", "deviation = 0.1\n"), "small")
+
+    def stop(row):
+        if row["round"] == 2:
+            raise KeyboardInterrupt
+
+    whole = fedsim.run(scenario, tmp_path / "whole")
+    fedsim.run(scenario, tmp_path / "stopped", stop)
+    resumed = fedsim.resume(tmp_path / "stopped")
+    assert resumed.summary["rounds"] == 3
+    model = "model.safetensors"
+    assert (tmp_path / "whole" / model).read_bytes() == (tmp_path / "stopped" / model).read_bytes()
+    assert resumed.metrics == whole.metrics
+
+
 def test_an_attack_without_success_of_its_own_has_no_such_column(tmp_path):
     result = fedsim.run(parse_scenario(attacked("sign_flip"), "small", ["rounds=1"]), out=tmp_path / "run")
     assert "attack_success" not in result.metrics
