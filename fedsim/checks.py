@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedsim.checks_aggregation import check_aggregation, check_least
+from fedsim.checks_attack import check_attack
 from fedsim.checks_communication import check_communication
 from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
@@ -43,6 +44,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *check_aggregation(scenario),
         *_initial(scenario.model),
         *check_communication(scenario),
+        *check_attack(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
         *_finite("algorithm.strategy_options", scenario.algorithm.strategy_options),

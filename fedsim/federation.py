@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fedsim.attacking import probing
 from fedsim.checks import check_clients
 from fedsim.checks_aggregation import check_reports
 from fedsim.communication import Channel
@@ -34,12 +35,14 @@ from fedsim.training.prefix import without_prefix
 class Federation:
     """A scenario made concrete; ids of clients that train are 0 to ``len(population) - 1``.
 
-    ``unseen`` is the task with the records of the clients that never train as its test records.
+    ``unseen`` is the task with the records of the clients that never train as its test records; ``probe`` the one with
+    records that an attacker wants called something, where that shows whether the attack succeeds.
     """
 
     scenario: Scenario
     task: Task
     unseen: Task | None
+    probe: Task | None
     holdings: Holdings
     population: Population
     plan: PrivacyPlan
@@ -116,6 +119,7 @@ def build_federation(scenario: Scenario) -> Federation:
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
     apart = holdings.unseen_data
     unseen = replace(task, data=apart) if apart is not None else None
+    probe = probing(scenario, task)
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
     check_reports(scenario.algorithm, Layout.of(module))
@@ -126,7 +130,7 @@ def build_federation(scenario: Scenario) -> Federation:
     reason += "" if rest is module else "; its frozen first layers are applied to every example once"
     if scenario.privacy.example is not None:
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
-    parts = (scenario, task, unseen, holdings, population, plan, module, start, trainer)
+    parts = (scenario, task, unseen, probe, holdings, population, plan, module, start, trainer)
     return Federation(*parts, name, reason, workers(scenario))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fedsim.aggregation.fltrust import FLTrust
+from fedsim.attacking import attacked
 from fedsim.data import Dataset, Examples
 from fedsim.errors import BadInput
 from fedsim.population import FeatureSkew, Natural, Population
@@ -24,7 +26,8 @@ class Holdings:
     ``population`` is what the clients train on, ``whole`` all that these clients hold. ``held_back`` says which of it
     each of them is tested on, in the order of ``data.test`` (None where the source holds out the test records);
     ``unseen`` are clients that never train, and ``root`` is the server with public records of its own, which are the
-    last of ``data.train``. ``notes`` say what was counted or left out.
+    last of ``data.train``. ``attacks`` says which clients are hostile ``[clients]`` (None without attack); what they
+    train on is in ``data.train`` as they poisoned it. ``notes`` say what was counted or left out.
     """
 
     data: Dataset
@@ -34,6 +37,7 @@ class Holdings:
     unseen: Population | None = None
     root: Population | None = None
     notes: tuple[str, ...] = ()
+    attacks: NDArray[np.bool_] | None = None
 
     @property
     def unseen_data(self) -> Dataset | None:
@@ -53,10 +57,14 @@ def client_names(scenario: Scenario, holdings: Holdings, clients: int) -> list[s
 
 
 def load_holdings(scenario: Scenario) -> Holdings:
-    """Load the data, deal it out to the clients and hold out what the scenario says; raises ``BadInput``.
+    """Load the data, deal it out, hold out what the scenario says and let attackers poison; raises ``BadInput``.
 
     Of a scenario with folds that does not say which, this is the first.
     """
+    return attacked(scenario, _dealt_out(scenario))
+
+
+def _dealt_out(scenario: Scenario) -> Holdings:
     data = scenario.data.load(scenario.seed)
     if scenario.evaluation.tests_clients:
         data = _with_test_records(scenario, data)

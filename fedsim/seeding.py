@@ -26,8 +26,9 @@ class Stream(IntEnum):
     UNSEEN = 22
     FEATURES = 23
     FOLD = 24
-    ROOT = 28
+    ATTACK = 25
     COMPRESSION = 27
+    ROOT = 28
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

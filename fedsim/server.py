@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.aggregation.server_step import ServerStep
+from fedsim.attacking import spread
 from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected, collect
 from fedsim.combining import Combiner
@@ -188,7 +189,7 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
     return {
         node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
-        for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
+        for node, part in zip(nodes, spread(session.federation, cohort, max(1, len(nodes))), strict=False)
         if len(part)
     }
 

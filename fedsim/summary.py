@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from fedsim.attacking import attack_summary
 from fedsim.evaluation import assess, client_metrics
 from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
@@ -47,6 +48,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "transfer": transfer_of(scenario.model),
         "privacy": _privacy(session),
         "outside": outside(federation),
+        "attack": attack_summary(federation),
         "data_notes": list(federation.holdings.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
         "seconds": {

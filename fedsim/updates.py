@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim.aggregation import WeightedSum
 from fedsim.algorithms import Given
+from fedsim.attacking import tamper
 from fedsim.client_store import ClientStore
 from fedsim.communication import carry
 from fedsim.federation import Federation
@@ -52,6 +53,7 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Cl
     clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
     kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
     trained = _train(federation, job, work, kept)
+    tamper(federation, work, trained.updates)
     reply = BlockReply(WeightedSum(federation.sum_size, federation.device))
     # What is compressed is noised already where privacy is local, and is clipped afterwards where the server noises.
     local = federation.plan.client is not None and federation.plan.client.placement == "client"

@@ -247,6 +247,11 @@ def outside(federation: Federation) -> list[str]:
             f"The server trains on {len(federation.holdings.root.indices)} root records without noise and follows "
             "them: they count as public, and nothing protects them."
         )
+    if federation.holdings.attacks is not None and federation.plan.client is not None:
+        lines.append(
+            f"{int(federation.holdings.attacks.sum())} clients play attackers, who may show each other what they "
+            "have: a guarantee for whole clients is for those that do not attack."
+        )
     model = federation.scenario.model
     if isinstance(model, ModelOptions) and model.initial is not None:
         lines.append(

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import communication, figures, folds, headline, plain, population_figures, quality
+from fedsim.report import attack, communication, figures, folds, headline, plain, population_figures, quality
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
@@ -64,6 +64,8 @@ def context(record: RunRecord) -> dict[str, Any]:
         "metrics": quality.metric_rows(summary),
         "classes": quality.class_rows(summary),
         "class_note": quality.class_note(summary),
+        "attack": attack.facts(summary),
+        "attack_course": attack.panels(summary, record.rounds),
         "population": _present(_population(record)),
         "clients": quality.client_rows(record.clients),
         "client_columns": quality.client_columns(record.clients),
