@@ -80,8 +80,14 @@ def _train(federation: Federation, job: TrainJob, work: Work, store: ClientStore
         federation.trainer, Given(params, memory, state, federation.start, federation.layout), work
     )
     if store is not None and trained.state is not None:
-        store.write(job.round, work.clients, trained.state.cpu().numpy())
+        _remember(store, job.round, work.clients, trained.state.cpu().numpy())
     return trained
+
+
+def _remember(store: ClientStore, round_: int, clients: Indices, state: NDArray[np.float32]) -> None:
+    """Clients whose training diverged keep what they had: NaN would stay with them for ever."""
+    finite = np.isfinite(state).all(axis=1)
+    store.write(round_, clients[finite], state[finite])
 
 
 def _rows(clients: Indices, weights: Tensor, reports: Tensor) -> Rows:

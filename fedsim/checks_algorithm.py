@@ -1,0 +1,21 @@
+"""What an algorithm cannot do as it is set up, or with the privacy that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fedsim.scenario import Scenario
+
+
+def check_algorithm(scenario: Scenario) -> Iterator[str]:
+    """One line for each unit of privacy that the algorithm refuses, and for each of its own objections."""
+    algorithm, privacy = scenario.algorithm, scenario.privacy
+    for unit, settings, reason in (
+        ("example", privacy.example, algorithm.refuses_example_level),
+        ("client", privacy.client, algorithm.refuses_client_level),
+    ):
+        if settings is not None and reason is not None:
+            yield f'algorithm.name = "{algorithm.name}": not with [privacy.{unit}]: {reason}'
+    yield from algorithm.objections(privacy.client is not None)
