@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from fedsim.checks_algorithm import check_algorithm
+from fedsim.checks_algorithm import algorithm_problems
 from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
@@ -39,7 +39,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_weighting(scenario),
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
-        *check_algorithm(scenario),
+        *algorithm_problems(scenario),
         *_initial(scenario.model),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fedsim.scenario import Scenario
 
 
-def check_algorithm(scenario: Scenario) -> Iterator[str]:
+def algorithm_problems(scenario: Scenario) -> Iterator[str]:
     """One line for each unit of privacy that the algorithm refuses, and for each of its own objections."""
     algorithm, privacy = scenario.algorithm, scenario.privacy
     for unit, settings, reason in (
