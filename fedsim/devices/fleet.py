@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fedsim.devices.availability import Ids, Mask, Moment, Presence
 from fedsim.devices.rates import Floats, Trait, Traits
 from fedsim.devices.settings import Devices
-from fedsim.seeding import Stream, generator
 
 
 @dataclass(frozen=True)
@@ -63,5 +62,4 @@ class Fleet:
 
     def available(self, clients: Ids, round_: int, seconds: float, attempt: int = 0) -> Mask:
         """Which of ``clients`` are there ``[clients]``, when the round's server asks for the ``attempt``-th time."""
-        uniforms = generator(self.draw_seed, Stream.DEVICES, round_, 1 + attempt).random(len(self))
-        return self.presence(clients, Moment(seconds, uniforms))
+        return self.presence(clients, Moment(seconds, self.draw_seed, len(self), round_, attempt))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,10 @@ from numpy.typing import NDArray
 from fedsim.devices.availability import Ids, Mask
 from fedsim.devices.fleet import Fleet, Load
 from fedsim.devices.rates import Floats
-from fedsim.privacy.keystream import Keystream
-from fedsim.seeding import Stream
+from fedsim.seeding import Stream, generator
 
 # A client's words of a round, in this order.
-_BEFORE, _WHEN, _AFTER, _TIE = range(4)
+BEFORE, WHEN, AFTER, TIE = range(4)
 
 
 class Fate(IntEnum):
@@ -75,23 +75,26 @@ def round_times(fleet: Fleet, asked: Asked, load: Load) -> RoundTimes:
     dropout, limit = fleet.settings.dropout, fleet.settings.deadline_seconds
     ready = fleet.seconds_to_train(asked.clients, load)
     back = ready + fleet.seconds_to_send(asked.clients, load)
-    drops = words[:, _BEFORE] < dropout.before_upload
-    seconds = np.where(drops, words[:, _WHEN] * ready, back)
+    drops = words[:, BEFORE] < dropout.before_upload
+    seconds = np.where(drops, words[:, WHEN] * ready, back)
     seconds[~asked.available] = 0.0
     fates = np.where(drops, Fate.DROPPED, Fate.COUNTED)
     if limit is not None:
         fates[(seconds > limit) & ~drops] = Fate.LATE
     fates[~asked.available] = Fate.UNAVAILABLE
-    whole = _keep_first(fates, seconds, words[:, _TIE], asked.wanted)
-    loses_state = (words[:, _AFTER] < dropout.after_upload) & (fates == Fate.COUNTED)
+    whole = _keep_first(fates, seconds, words[:, TIE], asked.wanted)
+    loses_state = (words[:, AFTER] < dropout.after_upload) & (fates == Fate.COUNTED)
     return RoundTimes(fates.astype(np.int8), seconds, loses_state, _duration(fates, seconds, limit, whole))
 
 
 def event_uniforms(fleet: Fleet, round_: int, clients: Ids) -> Floats:
     """Four numbers in [0, 1) of each client in a round ``[clients, 4]``, whoever else is asked."""
-    stream = Keystream.of("reproducible", fleet.draw_seed, round_)
-    words = stream.words(Stream.DEVICES, clients, np.full(len(clients), 4, np.int64))
-    return (words.reshape(-1, 4) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return _events(fleet.draw_seed, len(fleet), round_)[clients]
+
+
+@lru_cache(maxsize=1)  # an asynchronous round asks for its clients one by one
+def _events(draw_seed: int, clients: int, round_: int) -> Floats:
+    return generator(draw_seed, Stream.DEVICES, round_).random((clients, 4))
 
 
 def _keep_first(fates: NDArray[np.int64], seconds: Floats, ties: Floats, wanted: int | None) -> bool:
