@@ -120,7 +120,7 @@ class FedsimRounds:
         (answer,) = self.grid.send_and_receive([message])
         if answer.has_error():
             raise RuntimeError(answer.error.reason)
-        reply: TrainReply = unpack_reply(answer, self.federation.start.numel(), len(cohort))
+        reply: TrainReply = unpack_reply(answer, self.federation.report_size, cohort)
         return torch.from_numpy(reply.total) / reply.weight
 
     def drawn(self, number: int, cohort: np.ndarray[Any, Any]) -> list[list[Tensor]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from flwr.app import Message
 from fedsim.aggregation import WeightedSum
 from fedsim.errors import FedsimError
 from fedsim.federation import Federation
-from fedsim.messages import MalformedMessage, TrainJob, TrainReply, unpack_reply
+from fedsim.messages import MalformedMessage, Rows, TrainJob, TrainReply, unpack_reply
 from fedsim.privacy.events import Event
 
 if TYPE_CHECKING:
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Collected:
-    """A round's replies added up: updates, how many clients dropped out, invalid updates, and centred counts."""
+    """A round's replies added up: reports, how many clients dropped out, invalid reports, and centred counts.
+
+    ``rows`` are the reports one by one, where the server needs every one.
+    """
 
     updates: WeightedSum
     asked: int
+    rows: list[Rows] = field(default_factory=list)
     invalid: int = 0
     example_count: float = 0.0
     client_count: float = 0.0
@@ -39,6 +43,7 @@ class Collected:
         """Add one node's reply."""
         device = self.updates.total.device
         self.updates.add_sum(torch.from_numpy(reply.total).to(device), reply.weight, reply.clients)
+        self.rows += [reply.rows] if reply.rows is not None else []
         self.invalid += reply.invalid
         self.example_count += reply.example_count
         self.client_count += reply.client_count
@@ -51,15 +56,17 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
     every node failed, or if a node's noise does not match what the ledger was charged.
     """
     federation, failure, waiting = session.federation, "", dict(jobs)
-    size = federation.start.numel()
-    sums = Collected(WeightedSum(size, federation.device), sum(len(job.clients) for job in jobs.values()))
+    size = federation.report_size
+    sums = Collected(
+        WeightedSum(federation.sum_size, federation.device), sum(len(job.clients) for job in jobs.values())
+    )
     for message in replies:
         job = waiting.pop(message.metadata.src_node_id, None)
         if job is None:
             failure = "a node answered twice, or without being asked"
             continue
         try:
-            reply = unpack_reply(_content(message), size, len(job.clients))
+            reply = unpack_reply(_content(message), size, job.clients, federation.stacks)
             _check_length(session, reply)
         except MalformedMessage as error:
             failure = str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from fedsim.errors import BadInput
 from fedsim.holdings import Holdings, load_holdings, of_training_owners
 from fedsim.models import build_model
 from fedsim.models.transfer import pinned as pinned_model
-from fedsim.params import vector_of
+from fedsim.params import Layout, vector_of
 from fedsim.population import Population
 from fedsim.privacy.gate import check_model
 from fedsim.privacy.plan import PrivacyPlan
@@ -52,6 +53,37 @@ class Federation:
         """Where training runs."""
         return self.start.device
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the model's trained parameters lie in the flat vector."""
+        return Layout.of(self.module)
+
+    @property
+    def report_size(self) -> int:
+        """How many values a client reports."""
+        return self.scenario.algorithm.report_size(self.layout)
+
+    @property
+    def state_size(self) -> int:
+        """How many values a client keeps from round to round."""
+        return self.scenario.algorithm.state_size(self.layout)
+
+    @property
+    def sent_memory_size(self) -> int:
+        """How many values the server sends beside the model."""
+        algorithm = self.scenario.algorithm
+        return algorithm.memory_size(self.layout) if algorithm.sends_memory else 0
+
+    @property
+    def stacks(self) -> bool:
+        """Whether the server needs every client's report by itself, and not only their sum."""
+        return self.scenario.algorithm.aggregation.needs_every_update
+
+    @property
+    def sum_size(self) -> int:
+        """How many values the sum of the reports has that a node answers with."""
+        return 0 if self.stacks else self.report_size
+
     @property
     def shows_records(self) -> bool:
         """Whether test records themselves may be shown: not those that clients hold back or are protected with."""
@@ -63,7 +95,7 @@ class Federation:
         """How client updates are weighted: by examples where sizes are not protected, else uniformly."""
         wanted = self.scenario.algorithm.weighting
         if wanted == "auto":
-            return "uniform" if self.plan.client else "examples"
+            return "uniform" if self.plan.client else self.scenario.algorithm.natural_weighting
         return wanted
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from fedsim.aggregation import AGGREGATORS
 from fedsim.algorithms import ALGORITHMS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
@@ -32,6 +33,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "task.kind": dict(TASKS),
     "model.name": dict(MODELS),
     "algorithm.name": dict(ALGORITHMS),
+    "algorithm.aggregation.kind": dict(AGGREGATORS),
     "algorithm.local.schedule.kind": dict(SCHEDULES),
     "cohort.sampling.kind": dict(SAMPLINGS),
     "privacy.example.clipping.kind": dict(EXAMPLE_CLIPPING),

@@ -52,7 +52,10 @@ SharedArray.__qualname__ = Array.__qualname__
 
 @dataclass(frozen=True)
 class TrainJob:
-    """What a node is asked: train these clients from these parameters in this round of this scenario."""
+    """What a node is asked: train these clients from these parameters in this round of this scenario.
+
+    ``memory`` is what the algorithm's server sends beside the model; most send nothing.
+    """
 
     round: int
     scenario: str
@@ -61,12 +64,23 @@ class TrainJob:
     params: NDArray[np.float32]
     learning_rate: float
     clip_norms: dict[Unit, float] = field(default_factory=dict)
+    memory: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Every client's own report ``[clients, report]``, for aggregators that need it: whose it is, and its weight."""
+
+    clients: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    reports: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class TrainReply:
-    """What a node answers: the weighted sum of its clients' (clipped) updates, and the events their noise spent.
+    """What a node answers: the weighted sum of its clients' (clipped) reports, and the events their noise spent.
 
+    Where the server needs every report, ``rows`` holds those that are finite, and ``total`` is empty.
     ``example_count`` and ``client_count`` are the centred counts of gradients and of updates within the clip norm, for
     adaptive clipping; that of gradients is noised.
     """
@@ -78,6 +92,15 @@ class TrainReply:
     events: Counter[Event]
     example_count: float = 0.0
     client_count: float = 0.0
+    rows: Rows | None = None
+
+
+def join_rows(parts: list[Rows]) -> Rows:
+    """All reports in the order of their clients, whatever blocks they were made in."""
+    clients = np.concatenate([part.clients for part in parts])
+    order = np.argsort(clients)
+    weights, reports = (np.concatenate([getattr(part, name) for part in parts]) for name in ("weights", "reports"))
+    return Rows(clients[order], weights[order], reports[order])
 
 
 def ensure_identity() -> None:
@@ -92,6 +115,7 @@ def pack_job(job: TrainJob, node: int) -> Message:
     arrays = ArrayRecord()
     arrays["params"] = SharedArray(job.params)
     arrays["clients"] = SharedArray(job.clients)
+    arrays["memory"] = SharedArray(job.memory)
     clip_norms = {f"clip_norm_{unit}": value for unit, value in job.clip_norms.items()}
     texts = {"scenario": job.scenario, "digest": job.digest}
     config = ConfigRecord({"round": job.round, "learning_rate": job.learning_rate, **texts, **clip_norms})
@@ -110,8 +134,8 @@ def unpack_job(message: Message) -> TrainJob:
         clients = _array(arrays, "clients", np.int64)
         params = _array(arrays, "params", np.float32)
         texts = _text(config, "scenario"), _text(config, "digest")
-        rate = _positive(config, "learning_rate")
-        return TrainJob(_whole(config, "round"), *texts, clients, params, rate, _clip_norms(config))
+        rate, memory = _positive(config, "learning_rate"), _array(arrays, "memory", np.float32)
+        return TrainJob(_whole(config, "round"), *texts, clients, params, rate, _clip_norms(config), memory)
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not a train job: {error}") from error
 
@@ -120,6 +144,9 @@ def pack_reply(reply: TrainReply, to: Message) -> Message:
     """The answer to a train message."""
     arrays = ArrayRecord()
     arrays["total"] = SharedArray(reply.total)
+    if reply.rows is not None:
+        for name in ("clients", "weights", "reports"):
+            arrays[name] = SharedArray(getattr(reply.rows, name))
     names = ("weight", "clients", "invalid", "example_count", "client_count")
     metrics = MetricRecord({name: getattr(reply, name) for name in names})
     events = [{**asdict(event), "count": count} for event, count in sorted(reply.events.items())]
@@ -127,32 +154,58 @@ def pack_reply(reply: TrainReply, to: Message) -> Message:
     return Message(RecordDict({"arrays": arrays, "metrics": metrics, "config": config}), reply_to=to)
 
 
-def unpack_reply(message: Message, size: int, clients: int) -> TrainReply:
-    """The answer to a job of ``clients`` for a model of ``size`` parameters; raises ``MalformedMessage``."""
+def unpack_reply(message: Message, size: int, asked: NDArray[np.int64], whole: bool = False) -> TrainReply:
+    """The answer to a job of the clients that were ``asked`` for reports of ``size`` values, each whole or their sum.
+
+    Raises ``MalformedMessage``.
+    """
+    clients = len(asked)
     try:
         content = message.content
-        total = _array(content.array_records["arrays"], "total", np.float64)
+        arrays = content.array_records["arrays"]
+        total = _array(arrays, "total", np.float64)
+        rows = _rows(arrays) if whole else None
         metrics = content.metric_records["metrics"]
         weight, trained, invalid = (float(str(metrics[key])) for key in ("weight", "clients", "invalid"))
         counts = [float(str(metrics[key])) for key in ("example_count", "client_count")]
         events = _events(_text(content.config_records["config"], "events"))
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not a train reply: {error}") from error
-    if total.shape != (size,) or not np.isfinite(total).all():
+    expected = 0 if whole else size
+    if total.shape != (expected,) or not np.isfinite(total).all():
         raise MalformedMessage(
-            f"the sum has shape {total.shape} or is not finite; {(size,)} finite values are expected"
+            f"the sum has shape {total.shape} or is not finite; {(expected,)} finite values are expected"
         )
+    if rows is not None:
+        _check_rows(rows, size, asked)
     if not (0 <= weight < np.inf and trained == clients and 0 <= invalid <= clients):
         raise MalformedMessage(f"weight {weight}, clients {trained} or invalid {invalid} is impossible for {clients}")
     if not np.isfinite(counts).all() or abs(counts[1]) > clients / 2:
         raise MalformedMessage(f"the counts {counts} are impossible for {clients} clients")
-    return TrainReply(total, weight, int(trained), int(invalid), events, *counts)
+    return TrainReply(total, weight, int(trained), int(invalid), events, counts[0], counts[1], rows)
 
 
-def _array(record: ArrayRecord, key: str, dtype: type) -> NDArray[Any]:
+def _rows(arrays: ArrayRecord) -> Rows:
+    clients, weights = _array(arrays, "clients", np.int64), _array(arrays, "weights", np.float64)
+    return Rows(clients, weights, _array(arrays, "reports", np.float32, 2))
+
+
+def _check_rows(rows: Rows, size: int, asked: NDArray[np.int64]) -> None:
+    count = len(rows.clients)
+    if rows.reports.shape != (count, size) or rows.weights.shape != (count,):
+        raise MalformedMessage(f"{count} reports have shape {rows.reports.shape}; {size} values each are expected")
+    if len(np.unique(rows.clients)) != count or not np.isin(rows.clients, asked).all():
+        raise MalformedMessage("reports of clients that were not asked, or two of one client")
+    if not (np.isfinite(rows.reports).all() and np.isfinite(rows.weights).all() and (rows.weights >= 0).all()):
+        raise MalformedMessage("a report or its weight is not finite, or a weight is negative")
+
+
+def _array(record: ArrayRecord, key: str, dtype: type, dimensions: int = 1) -> NDArray[Any]:
     array: NDArray[Any] = record[key].numpy()
-    if array.dtype != dtype or array.ndim != 1:
-        raise ValueError(f"{key} is {array.dtype} of {array.ndim} dimensions; {np.dtype(dtype)} of 1 is expected")
+    if array.dtype != dtype or array.ndim != dimensions:
+        raise ValueError(
+            f"{key} is {array.dtype} of {array.ndim} dimensions; {np.dtype(dtype)} of {dimensions} is expected"
+        )
     return array
 
 

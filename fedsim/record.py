@@ -39,6 +39,7 @@ class Progress:
     stale_evaluations: int = 0
     invalid_updates: int = 0
     left_out: int = 0
+    skipped_rounds: int = 0
     seconds: float = 0.0
 
 

@@ -11,9 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.aggregation import ServerStep
+import torch
+
+from fedsim.aggregation.server_step import ServerStep
 from fedsim.client import app as client_app
 from fedsim.client import host
+from fedsim.client_store import ClientStore
 from fedsim.engines import InProcessGrid
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
@@ -120,6 +123,8 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
         session.restore(*checkpoint)
+    elif session.store is not None:
+        session.store.rewind(0)
     plan = session.federation.plan.client
     if session.correlation is not None and plan is not None and scenario.privacy.randomness == "secure":
         # The round released again carries earlier rounds' clients too, under new noise: all pay for one more event.
@@ -148,14 +153,16 @@ def default_directory(scenario: Scenario) -> Path:
 
 
 def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
-    plan = federation.plan
+    plan, scenario, size = federation.plan, federation.scenario, federation.state_size
     session = Session(
         federation=federation,
         directory=directory,
         ledger=_ledger(federation, directory),
-        server=ServerStep(federation.scenario.algorithm.server, federation.start),
+        server=ServerStep(scenario.algorithm.server, federation.start),
         clip_norms=plan.clip_norms(),
-        correlation=correlation(plan.client, federation.scenario.rounds) if plan.client else None,
+        memory=torch.zeros(scenario.algorithm.memory_size(federation.layout), device=federation.device),
+        store=ClientStore(directory.path / "state", len(federation.population), size) if size else None,
+        correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
     session.on_round = on_round or session.on_round
     return session
@@ -194,7 +201,7 @@ def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result
 
     if on_ready:
         on_ready(session.federation)
-    host(session.federation)
+    host(session.federation, session.store)
     grid = InProcessGrid(client_app)
     grid.session = session
     config = {"scenario": session.federation.scenario.name}

@@ -15,12 +15,13 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedsim.aggregation import ServerStep
+from fedsim.aggregation.server_step import ServerStep
+from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected, collect
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.evaluation import evaluate, metric_names
 from fedsim.federation import Federation
-from fedsim.messages import TrainJob, pack_job
+from fedsim.messages import Rows, TrainJob, join_rows, pack_job
 from fedsim.models.transfer import whole_model
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
@@ -43,6 +44,8 @@ class Session:
     server: ServerStep
     correlation: CorrelatedNoise | None
     clip_norms: dict[Unit, float]
+    memory: Tensor  # what the algorithm's server keeps beside the model
+    store: ClientStore | None = None  # what clients keep from round to round
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -55,7 +58,7 @@ class Session:
         tensors = {"clip_norms": torch.tensor([self.clip_norms[unit] for unit in units], dtype=torch.float64)}
         if self.correlation is not None:
             tensors["correlation"] = self.correlation.state()
-        return self.server.state() | tensors
+        return self.server.state() | tensors | {"memory": self.memory}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Take a checkpoint's state back."""
@@ -65,7 +68,10 @@ class Session:
         self.clip_norms = dict(zip(sorted(self.clip_norms), values, strict=True))
         if self.correlation is not None:
             self.correlation.restore(tensors.pop("correlation"))
+        self.memory = tensors.pop("memory").to(self.memory.device)
         self.server.restore(tensors)
+        if self.store is not None:
+            self.store.rewind(progress.round)
 
     @property
     def finished(self) -> bool:
@@ -102,7 +108,7 @@ def run_rounds(session: Session, grid: Grid) -> None:
         jobs = make_jobs(session, grid, round_, cohort)
         replies = grid.send_and_receive([pack_job(job, node) for node, job in jobs.items()])
         sums = collect(session, jobs, replies)
-        server.step(release(session, sums, round_))
+        step(session, release(session, sums, round_), sums)
         if not torch.isfinite(server.params).all():
             raise FedsimError(
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
@@ -173,19 +179,41 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     nodes = sorted(grid.get_node_ids())
     scenario = session.federation.scenario
     params = session.server.params.detach().cpu().numpy().copy()
+    memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
+    sent = memory.cpu().numpy().copy()
     text = scenario.to_toml()
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
     return {
-        node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms))
+        node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
         for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
         if len(part)
     }
 
 
-def release(session: Session, sums: Collected, round_: int) -> Tensor:
-    """The round's update: noised, over the public expected weight, where the server noises; else the mean."""
+def step(session: Session, aggregate: Tensor | None, sums: Collected) -> None:
+    """Move the model by what the algorithm makes of the aggregated report; without one it stays where it is."""
+    if aggregate is None:
+        session.progress.skipped_rounds += 1
+        return
+    federation, server = session.federation, session.server
+    clients, plan = len(federation.population), federation.plan
+    # Where noise hides who took part, so must what the algorithm makes of their number.
+    took_part = plan.sampling.participation(clients) * clients if plan.client else sums.updates.clients
+    algorithm, params = federation.scenario.algorithm, server.params.detach()
+    update, memory = algorithm.conclude(aggregate.to(params.dtype), params, session.memory, took_part / clients)
+    session.memory = memory
+    server.step(update)
+
+
+def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
+    """The round's aggregated report: noised, over the public expected weight, where the server noises; else the mean.
+
+    Aggregators that need every report get those that are finite; None if these are too few.
+    """
     federation, total = session.federation, sums.updates
     plan = federation.plan.client
+    if federation.stacks:
+        return aggregated(federation, sums.rows)
     if plan is None or not federation.plan.trusts_the_server:
         return total.total / total.weight if total.weight else total.total
     rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.draw_seed, round_)
@@ -197,6 +225,15 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor:
         share = released.count / plan.expected_weight + 0.5
         session.clip_norms["client"] = adapted(clip_norm, settings.learning_rate, settings.quantile, share)
     return released.total / plan.expected_weight
+
+
+def aggregated(federation: Federation, parts: list[Rows]) -> Tensor | None:
+    """What the scenario's aggregator makes of every client's report, or None if it needs more of them."""
+    rows, aggregator = join_rows(parts), federation.scenario.algorithm.aggregation
+    if len(rows.clients) < max(1, aggregator.least):
+        return None
+    reports, weights = (torch.from_numpy(array).to(federation.device) for array in (rows.reports, rows.weights))
+    return aggregator.aggregate(reports, weights)
 
 
 def adapt_to_gradients(session: Session, sums: Collected, cohort: Ids) -> None:
@@ -222,7 +259,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         better = session.metrics["loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1
-    model_bytes = 4 * federation.start.numel()
+    up, down = 4 * federation.report_size, 4 * (federation.start.numel() + federation.sent_memory_size)
     spent = {plan.unit: session.ledger.spent(plan.unit, plan.deltas) for plan in federation.plan.units}
     seconds = time.perf_counter() - started
     row = {
@@ -231,8 +268,8 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         "cohort": len(cohort),
         "dropped": dropped,
         **{name: session.metrics[name] if due else None for name in metric_names(federation)},
-        "bytes_up": (len(cohort) - dropped) * model_bytes,
-        "bytes_down": len(cohort) * model_bytes,
+        "bytes_up": (len(cohort) - dropped) * up,
+        "bytes_down": len(cohort) * down,
         "epsilon_example": spent.get("example"),
         "epsilon_client": spent.get("client"),
         **{f"clip_norm_{plan.unit}": session.clip_norms[plan.unit] for plan in federation.plan.units if adaptive(plan)},
@@ -241,6 +278,8 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
     progress.seconds += seconds
     session.directory.append_round(row, progress)
     session.directory.append_cohort(cohort, progress)
+    if session.store is not None:
+        session.store.keep(round_)
     session.directory.save_checkpoint(session.state(), progress)
     session.on_round(row)
 

@@ -11,12 +11,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from fedsim.algorithms import Algorithm, Given, LocalProblem, LocalTraining
 from fedsim.client import block_work
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
 from fedsim.messages import TrainJob
 from fedsim.native.build import NoNative, library
+from fedsim.params import Layout
 from fedsim.privacy.cache import cache_folder
 from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.privacy.events import Event
@@ -115,6 +118,12 @@ def trainer_of(federation: Federation, trainer: str) -> Trainer:
     if reason is not None:
         pytest.skip(f"{trainer}: {reason}")
     return TRAINERS[trainer](copy.deepcopy(federation.module), federation.task)
+
+
+def local_problem(algorithm: Algorithm, start: Tensor) -> tuple[LocalTraining, LocalProblem]:
+    """How the algorithm's clients train from ``start``, and what they minimise."""
+    nothing, layout = torch.zeros(0), Layout(("all",), ((len(start),),))
+    return algorithm.local, algorithm.problem(Given(start, nothing, nothing, start, layout))
 
 
 def batches_of(work: Work, client: int) -> list[np.ndarray]:

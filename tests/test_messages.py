@@ -46,7 +46,7 @@ def test_jobs_and_replies_arrive_whole(way):
     assert (job.round, job.scenario, job.digest) == (3, "seed = 1", "abc")
     np.testing.assert_array_equal(job.clients, JOB.clients)
     np.testing.assert_array_equal(job.params, JOB.params)
-    reply = unpack_reply(way(pack_reply(REPLY, sent)), 4, 2)
+    reply = unpack_reply(way(pack_reply(REPLY, sent)), 4, JOB.clients)
     np.testing.assert_array_equal(reply.total, REPLY.total)
     assert (reply.weight, reply.clients, reply.invalid, reply.events) == (2.0, 2, 1, REPLY.events)
 
@@ -96,7 +96,7 @@ def broken(**changes: object) -> Message:
 )
 def test_malformed_replies_are_refused(changes):
     with pytest.raises(MalformedMessage):
-        unpack_reply(broken(**changes), 4, 2)
+        unpack_reply(broken(**changes), 4, JOB.clients)
 
 
 def test_malformed_jobs_are_refused():

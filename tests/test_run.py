@@ -208,7 +208,7 @@ def test_divergence_is_an_error_that_says_so(tmp_path):
 
 
 def test_a_failing_client_app_stops_the_run_with_its_reason(tmp_path, monkeypatch):
-    def broken(federation, job):
+    def broken(federation, job, store):
         raise ValueError("the disk is on fire")
 
     monkeypatch.setattr("fedsim.client.train_clients", broken)
@@ -220,8 +220,8 @@ def test_an_invalid_update_counts_as_zero_and_is_counted(federation, monkeypatch
     made = federation(text=SMALL + CLIENT_PRIVACY)
     job = job_of(made, round_=1)
 
-    def poisoned(trainer, algorithm, start, work):
-        updates = torch.ones(len(work.clients), len(start))
+    def poisoned(trainer, local, problem, work):
+        updates = torch.ones(len(work.clients), len(problem.start))
         updates[work.clients.tolist().index(4)] *= float("nan")
         return Trained(updates)
 

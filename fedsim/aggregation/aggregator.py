@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -15,6 +16,11 @@ class Aggregator(ABC):
     kind: str
     # Whether it must see every update by itself; a sum is enough otherwise, and is all that secure aggregation gives.
     needs_every_update: ClassVar[bool] = True
+
+    @property
+    def bound(self) -> float:
+        """The norm that every client's update is clipped to before it is added up, where its privacy sets none."""
+        return math.inf
 
     @property
     def least(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +19,7 @@ class NormBound(Aggregator):
     """The weighted mean of updates scaled down to a norm of at most ``bound``."""
 
     kind: Literal["norm_bound"] = "norm_bound"
+    needs_every_update: ClassVar[bool] = False
     bound: Positive = 1.0
 
     def aggregate(

@@ -1,22 +1,32 @@
-"""What every federated algorithm has: local training, a server optimizer, and a transform of the local gradient."""
+"""What every federated algorithm has: local training, a server optimizer, and what it does beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from fedsim.aggregation.aggregator import Aggregator
+from fedsim.aggregation.mean import Mean
+from fedsim.aggregation.table import AGGREGATORS
+from fedsim.algorithms.problem import LocalProblem
+from fedsim.params import Layout
 from fedsim.schedules import SCHEDULES, Constant, Schedule
 from fedsim.settings import Count, NonNegative, Positive, choice, section
 
 if TYPE_CHECKING:
+    from fedsim.training.trainer import Trained, Trainer
+    from fedsim.training.work import Work
+
+    AggregationChoice = Aggregator
     ScheduleChoice = Schedule
 else:
+    AggregationChoice = choice("kind", AGGREGATORS)
     ScheduleChoice = choice("kind", SCHEDULES)
 
 
@@ -71,26 +81,73 @@ class ServerOptimizer:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Given:
+    """What a block's clients have when a round begins.
+
+    The model ``params`` ``[params]`` and the server's ``memory`` ``[memory]``, both as of this round; each client's own
+    ``state`` ``[clients, state]``, zero before its first round; and the model that the run began with, ``initial``.
+    ``layout`` says where the model's parameters lie.
+    """
+
+    params: Tensor
+    memory: Tensor
+    state: Tensor
+    initial: Tensor
+    layout: Layout
+
+
 @section
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """A transform of the (already private) local gradient; being post-processing, it costs no privacy."""
+    """What clients minimise, what they report and remember, and what the server makes of it.
+
+    A client's report is its update with what else the algorithm sends behind it, one vector that is clipped and noised
+    as a whole. Its state stays with the client; the server's memory is as public as the model.
+    """
 
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
+    aggregation: AggregationChoice = Mean()
     weighting: Literal["auto", "examples", "uniform"] = "auto"
     weight_cap: Annotated[int, Field(ge=1)] | None = None
 
-    @property
-    def pull(self) -> float:
-        """Strength of a pull back to the round's start: adds ``pull / 2 |weights - start|^2`` to the local loss."""
-        return 0.0
+    # Whether ``problem`` has a transform, which the fastest trainers do not know.
+    transforms: ClassVar[bool] = False
+    # Whether clients get the server's memory beside the model.
+    sends_memory: ClassVar[bool] = False
+    # What "auto" weights clients by where their sizes are not protected.
+    natural_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
 
-    def transform(
+    def report_size(self, layout: Layout) -> int:
+        """How many values a client reports: the update's, and behind them the algorithm's own."""
+        return layout.size
+
+    def state_size(self, layout: Layout) -> int:
+        """How many values a client keeps from round to round."""
+        return 0
+
+    def memory_size(self, layout: Layout) -> int:
+        """How many values the server keeps from round to round beside the model."""
+        return 0
+
+    def problem(self, given: Given) -> LocalProblem:
+        """What the clients minimise in this round."""
+        return LocalProblem(given.params)
+
+    def train(self, trainer: Trainer, given: Given, work: Work) -> Trained:
+        """Train a block: its clients' reports ``[clients, report]``, and their state after it where they have one."""
+        return trainer.train(self.local, self.problem(given), work)
+
+    def conclude(
         self,
-        gradient: Float[Tensor, "clients params"],
-        weights: Float[Tensor, "clients params"],
-        start: Float[Tensor, " params"],
-    ) -> Float[Tensor, "clients params"]:
-        """What the local optimizer steps against; the fast trainers know the pull, and call what is more than that."""
-        return gradient + self.pull * (weights - start) if self.pull else gradient
+        aggregate: Float[Tensor, " report"],
+        params: Float[Tensor, " params"],
+        memory: Float[Tensor, " memory"],
+        share: float,
+    ) -> tuple[Float[Tensor, " params"], Float[Tensor, " memory"]]:
+        """The model's update and the server's memory after a round, from the reports' (noised) mean.
+
+        ``share`` of all clients took part: of those that answered, or as expected where who did is protected.
+        """
+        return aggregate, memory

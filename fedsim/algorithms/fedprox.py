@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from fedsim.algorithms.base import Algorithm
+from fedsim.algorithms.base import Algorithm, Given
+from fedsim.algorithms.problem import LocalProblem
 from fedsim.settings import NonNegative, section
 
 
@@ -17,7 +18,6 @@ class FedProx(Algorithm):
     name: Literal["fedprox"] = "fedprox"
     mu: NonNegative = 0.01
 
-    @property
-    def pull(self) -> float:
-        """``mu``."""
-        return self.mu
+    def problem(self, given: Given) -> LocalProblem:
+        """The loss and a pull of ``mu`` to the round's start."""
+        return LocalProblem(given.params, pull=self.mu)

@@ -9,6 +9,8 @@ struct Settings {  // of one block of clients
   const int64_t *records, *starts, *lengths;  // the work: see training/work.py; [clients, steps]
   const int64_t* clients; int64_t count, steps;
   const float* start; float* updates; int64_t size;  // [params], [clients, params], params
+  const float *anchor, *linear;           // [params]: see algorithms/problem.py; linear may be null
+  int64_t start_row, linear_row;          // from one client's start or linear term to the next; 0: one for all
   uint32_t key[8], round, noise_stream, dropout_stream, secure;
   const double* deviations;            // [clients]; null without privacy
   double clip_norm, denominator, count_noise;
@@ -18,14 +20,14 @@ struct Settings {  // of one block of clients
 
 struct Worker {
   Net net;
-  Buffer weights, begin, gradient, velocity, drawn;
+  Buffer weights, begin, centre, linear, gradient, velocity, drawn;
   std::vector<uint32_t> words;
   std::vector<double> precise, total;
   std::vector<float> factors;
   Chosen chosen;  // the examples of a piece that count
   Worker(const Field* f, const double* numbers, int count, const int64_t* borders, int examples, bool per)
       : net(f, numbers, count, borders, examples, per), weights(net.size), begin(net.size),
-        gradient(net.size), velocity(net.size) {}
+        centre(net.size), linear(net.size), gradient(net.size), velocity(net.size) {}
 
   Address address(const Settings& s, uint32_t stream, int64_t step, int64_t client) const {
     Address at; memcpy(at.key, s.key, sizeof at.key);
@@ -33,18 +35,27 @@ struct Worker {
     return at;
   }
 
+  void load_vector(const float* torch, Buffer& here) {
+    net.bring(torch, here.data, [](vf, vf x) { return x; });
+  }
+
   void begin_block(const Settings& s) {
-    net.bring(s.start, begin.data, [](vf, vf x) { return x; });
+    if (!s.start_row) load_vector(s.start, begin);
+    if (s.pull) load_vector(s.anchor, centre);
+    if (s.linear && !s.linear_row) load_vector(s.linear, linear);
   }
 
   void train(const Settings& s, int64_t row) {
+    const float* start = s.start + row * s.start_row;
+    if (s.start_row) load_vector(start, begin);
+    if (s.linear_row) load_vector(s.linear + row * s.linear_row, linear);
     memcpy(weights.data, begin.data, 4 * net.size);
     for (int64_t step = 0; step < s.steps; step++) {
       int64_t length = s.lengths[row * s.steps + step];
       if (length < 0) break;
       float by = (float)(1 / (s.deviations ? s.denominator : (double)std::max<int64_t>(length, 1)));
       // Plain SGD steps straight into the weights: the loss is scaled instead of the gradient.
-      bool direct = !s.pull && !s.weight_decay && !s.momentum && !s.secure && length <= net.examples;
+      bool direct = !s.pull && !s.linear && !s.weight_decay && !s.momentum && !s.secure && length <= net.examples;
       float scale = direct ? -(float)s.learning_rate * by : 1;
       double count = gradients(s, row, step, direct, s.deviations ? 1 : scale, scale);
       if (s.deviations) add_noise(s, row, step, count, direct ? weights.data : gradient.data, scale);
@@ -52,7 +63,7 @@ struct Worker {
     }
     float* to = s.updates + row * s.size;
     net.take(weights.data, to);
-    for (int64_t i = 0; i < s.size; i++) to[i] -= s.start[i];
+    for (int64_t i = 0; i < s.size; i++) to[i] -= start[i];
   }
 
   // Adds up the examples' gradients, clipped ones times `scale`; returns the centred count of those that are not longer
@@ -131,17 +142,18 @@ struct Worker {
     if (s.count_noise > 0) s.unclipped[row] += count + s.count_noise * extra;
   }
 
-  // One step of torch.optim.SGD on gradient * by + pull * (weights - begin).
+  // One step of torch.optim.SGD on gradient * by + pull * (weights - centre) + linear.
   void update(const Settings& s, float by, bool first) {
     float rate = (float)s.learning_rate, pull = (float)s.pull, decay = (float)s.weight_decay;
     float keep = (float)s.momentum, fresh = (float)(first ? 1 : 1 - s.dampening);
-    float *w = weights.data, *g = gradient.data, *v = velocity.data, *w0 = begin.data;
-    if (pull == 0 && decay == 0 && keep == 0) {
+    float *w = weights.data, *g = gradient.data, *v = velocity.data, *w0 = centre.data, *l = linear.data;
+    if (pull == 0 && decay == 0 && keep == 0 && !s.linear) {
       for (int64_t i = 0; i < net.size; i += W) store(w + i, load(w + i) - rate * (load(g + i) * by));
       return;
     }
     for (int64_t i = 0; i < net.size; i += W) {
       vf step = load(g + i) * by + pull * (load(w + i) - load(w0 + i)) + decay * load(w + i);
+      if (s.linear) step = step + load(l + i);
       if (keep != 0) {
         vf moving = first ? step : keep * load(v + i) + fresh * step;
         store(v + i, moving);

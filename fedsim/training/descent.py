@@ -4,32 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fedsim.algorithms import Algorithm
+from fedsim.algorithms import LocalProblem, LocalTraining
 from fedsim.tasks import Task
-from fedsim.training.chain import Chain, Stack, loss_gradient
-from fedsim.training.trainer import Trainer
+from fedsim.training.chain import loss_gradient
 from fedsim.training.work import Work, dropout_masks
 
-
-def pull_of(algorithm: Algorithm) -> float | None:
-    """How strongly a plain SGD step is pulled to the round's start; None if the algorithm's step is another one."""
-    local = algorithm.local
-    plain = local.optimizer == "sgd" and not any((*local.options.values(), local.l1, local.l2, local.max_grad_norm))
-    return algorithm.pull if plain and type(algorithm).transform is Algorithm.transform else None
+if TYPE_CHECKING:
+    from fedsim.training.vectorised import VectorisedTrainer
 
 
-def descend(
-    trainer: Trainer, chain: Chain, rates: tuple[float, float], start: Tensor, work: Work, updates: Tensor
-) -> None:
-    """Train clients from ``start`` ``[params]`` at (learning rate, pull), and write their ``updates``."""
-    rate, pull = rates
-    origin = chain.load(start[None])
-    weights: Stack = [[own.repeat(len(updates), *[1] * (own.dim() - 1)) for own in part] for part in origin]
+def is_plain_descent(local: LocalTraining, problem: LocalProblem) -> bool:
+    """Whether every step is one of plain SGD, a pull and a linear term."""
+    options = (*local.options.values(), local.l1, local.l2, local.max_grad_norm)
+    return local.optimizer == "sgd" and not any(options) and problem.transform is None
+
+
+def descend(trainer: VectorisedTrainer, rate: float, problem: LocalProblem, work: Work, updates: Tensor) -> None:
+    """Train clients at a learning ``rate``, and write their ``updates`` ``[clients, params]``."""
+    chain, start, pull = trainer.chain, problem.start, problem.pull
+    assert chain is not None
+    weights = [[_stacked(own, len(updates)) for own in part] for part in chain.load(torch.atleast_2d(start))]
+    centre = chain.load(torch.atleast_2d(problem.centre))
+    linear = None if problem.linear is None else chain.load(torch.atleast_2d(problem.linear))
     for step, batch in enumerate(_batches(trainer.task, work, start.dtype)):
         active = len(batch.labels)
         now = [[own[:active] for own in part] for part in weights]
@@ -40,11 +42,19 @@ def descend(
         delta = loss_gradient(trainer.task, outputs, batch.labels) * batch.shares
         for number, saved, d in chain.backward(now, kept, delta):
             if pull:
-                for own, first in zip(now[number], origin[number], strict=True):
-                    own.lerp_(first, rate * pull)
+                for own, there in zip(now[number], centre[number], strict=True):
+                    own.lerp_(there[:active], rate * pull)
+            if linear is not None:
+                for own, slope in zip(now[number], linear[number], strict=True):
+                    own.sub_(slope[:active], alpha=rate)
             chain.kernels[number].descend(now[number], saved, d, rate)
     for place, values in chain.places(weights):
-        torch.sub(values, start[place], out=updates[:, place])
+        torch.sub(values, start[..., place], out=updates[:, place])
+
+
+def _stacked(own: Tensor, clients: int) -> Tensor:
+    """One parameter of every client, which may be written to."""
+    return own.expand(clients, *own.shape[1:]).clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsim.algorithms import Algorithm, LocalTraining
+from fedsim.algorithms import Algorithm, LocalProblem, LocalTraining
 from fedsim.native.build import NoNative, library
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
@@ -42,6 +42,10 @@ class _Settings(ctypes.Structure):
         ("start", ctypes.c_void_p),
         ("updates", ctypes.c_void_p),
         ("size", ctypes.c_int64),
+        ("anchor", ctypes.c_void_p),
+        ("linear", ctypes.c_void_p),
+        ("start_row", ctypes.c_int64),
+        ("linear_row", ctypes.c_int64),
         ("key", ctypes.c_uint32 * 8),
         *((name, ctypes.c_uint32) for name in ("round", "noise_stream", "dropout_stream", "secure")),
         ("deviations", ctypes.c_void_p),
@@ -66,10 +70,12 @@ class NativeTrainer(Trainer):
         self._library = library()
         self._library.fedsim_open.restype = ctypes.c_void_p
 
-    def train(self, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
-        """Train every client from ``start``, on ``workers`` threads."""
-        noise, clients = work.noise, len(work.clients)
-        result = Trained(self._room(clients * start.numel()).view(clients, -1))
+    def train(self, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
+        """Train every client, on ``workers`` threads."""
+        noise, clients, size = work.noise, len(work.clients), self.layout.size
+        if problem.transform is not None:
+            return self._vectorised.train(local, problem, work)
+        result = Trained(self._room(clients * size).view(clients, -1))
         noised, unclipped = np.zeros(clients, np.int64), np.zeros(clients)
         kept = _Kept()
         loss = _loss(self.task.objective)
@@ -84,19 +90,18 @@ class NativeTrainer(Trainer):
             clients=kept(work.clients),
             count=clients,
             steps=work.lengths.shape[1],
-            start=kept(start.numpy()),
             updates=result.updates.data_ptr(),
-            size=start.numel(),
+            size=size,
+            **_problem(problem, kept),
             key=(ctypes.c_uint32 * 8).from_buffer_copy(work.keystream.key),
             round=work.keystream.round,
             dropout_stream=Stream.DROPOUT,
             secure=work.keystream.secure,
             noised=kept(noised),
             unclipped=kept(unclipped),
-            learning_rate=algorithm.local.learning_rate,
-            pull=algorithm.pull,
+            learning_rate=local.learning_rate,
             denominator=work.denominator,
-            **_sgd_options(algorithm.local),
+            **_sgd_options(local),
         )
         if noise is not None:
             settings.deviations, settings.clip_norm = kept(noise.deviations), noise.clip_norm
@@ -192,6 +197,19 @@ class _Kept:
         return self._arrays[-1].ctypes.data
 
 
+def _problem(problem: LocalProblem, kept: _Kept) -> dict[str, Any]:
+    """The settings of a problem; arrays of all clients have no step from one to the next."""
+    start, linear, centre = problem.start, problem.linear, problem.centre
+    return {
+        "start": kept(start.numpy()),
+        "start_row": start.shape[-1] if start.dim() > 1 else 0,
+        "pull": problem.pull,
+        "anchor": kept(centre.numpy()) if problem.pull else None,
+        "linear": None if linear is None else kept(linear.numpy()),
+        "linear_row": linear.shape[-1] if linear is not None and linear.dim() > 1 else 0,
+    }
+
+
 def _loss(objective: Objective) -> int | None:
     """Which of net.h's losses an objective has, or None."""
     if isinstance(objective, Regression):
@@ -208,7 +226,7 @@ def obstacle(module: nn.Module, task: Task, algorithm: Algorithm, per_layer: boo
         return f"it knows classification and regression only, not {task.objective.kind}"
     if local.optimizer != "sgd" or not set(local.options) <= SGD_OPTIONS:
         return "it knows SGD with momentum and weight decay only"
-    if type(algorithm).transform is not Algorithm.transform:
+    if algorithm.transforms:
         return f"it does not know {type(algorithm).__name__}"
     if local.l1 or local.max_grad_norm is not None:
         return f"it does not know {'algorithm.local.l1' if local.l1 else 'algorithm.local.max_grad_norm'}"

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedsim.algorithms import Algorithm
+from fedsim.algorithms import LocalProblem, LocalTraining
 from fedsim.models.layers import Dropout, dropout_layers
 from fedsim.optimizers import build_optimizer
 from fedsim.params import Layout
@@ -28,12 +28,15 @@ from fedsim.training.work import Batch, Records, Work, make_batch
 class Trained:
     """Updates ``[clients, params]`` (weights after minus before), what the noise spent, and the noised counts.
 
+    Of an algorithm the updates are whole reports ``[clients, report]``, and ``state`` is what its clients keep.
+
     The counts stay tensors until they are asked for, so that a device need not wait after every step.
     """
 
     updates: Tensor
     spent: Counter[Event] = field(default_factory=Counter)
     counts: list[Tensor] = field(default_factory=list)
+    state: Tensor | None = None
 
     @property
     def unclipped(self) -> float:
@@ -53,9 +56,9 @@ class Trainer(ABC):
         self.dropout_layers = dropout_layers(module)
         self.dropout_shapes = _input_shapes(module, self.dropout_layers, task)
 
-    def train(self, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
-        """Train every client from ``start``; the updates, in the order of ``work``, last until the next call."""
-        return train_block(self, algorithm, start, work)
+    def train(self, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
+        """Train every client; the updates, in the order of ``work``, last until the next call."""
+        return train_block(self, local, problem, work)
 
     def add_clipped(
         self,
@@ -94,10 +97,10 @@ class Trainer(ABC):
         """Working memory that one more client in a block takes; sizes the blocks."""
 
 
-def train_block(trainer: Trainer, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
-    """Train every client from ``start``; the clients that still train are always the first rows of the stack."""
-    result = Trained(torch.empty(len(work.clients), start.numel(), dtype=start.dtype, device=start.device))
-    weights, local = start.repeat(len(work.clients), 1), algorithm.local
+def train_block(trainer: Trainer, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
+    """Train every client; the clients that still train are always the first rows of the stack."""
+    weights = problem.starts(len(work.clients))
+    result = Trained(torch.empty_like(weights))
     optimizer = build_optimizer(local.optimizer, weights, local.learning_rate, local.options)
     for step in range(work.lengths.shape[1]):
         active = work.active(step)
@@ -105,11 +108,11 @@ def train_block(trainer: Trainer, algorithm: Algorithm, start: Float[Tensor, " p
             result.updates[active : len(weights)] = weights[active:]
             weights = _keep_first(optimizer, weights, active)
         gradient = local.scaled(step_gradient(trainer, weights, work, step, result))
-        gradient = algorithm.transform(gradient, weights, start)
+        gradient = problem.added(gradient, weights)
         weights.grad = gradient + local.penalties(weights) if local.l1 or local.l2 else gradient
         optimizer.step()
     result.updates[: len(weights)] = weights
-    result.updates -= start
+    result.updates -= problem.start
     return result
 
 

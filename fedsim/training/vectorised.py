@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from fedsim.algorithms import Algorithm
+from fedsim.algorithms import LocalProblem, LocalTraining
 from fedsim.models.recurrent import as_if_mapped
 from fedsim.privacy.clipping import clipped_sums
 from fedsim.tasks import Task
 from fedsim.training.chain import Chain
-from fedsim.training.descent import descend, pull_of
+from fedsim.training.descent import descend, is_plain_descent
 from fedsim.training.program import NotAChain, program_of
 from fedsim.training.trainer import Trained, Trainer, train_block
 from fedsim.training.work import Batch, Work
@@ -44,19 +44,21 @@ class VectorisedTrainer(Trainer):
         if self.chain is not None:
             self.parallel_blocks = 64  # nothing is shared but constants; vmap sets attributes of the module
 
-    def train(self, algorithm: Algorithm, start: Float[Tensor, " params"], work: Work) -> Trained:
-        """Train every client from ``start``; the updates are in the order of ``work``."""
+    def train(self, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
+        """Train every client; the updates are in the order of ``work``."""
         if self.chain is None:
-            return train_block(self, algorithm, start, work)
-        result = Trained(torch.empty(len(work.clients), start.numel(), dtype=start.dtype, device=start.device))
-        pull = pull_of(algorithm) if work.noise is None else None
+            return train_block(self, local, problem, work)
+        start = problem.start
+        result = Trained(torch.empty(len(work.clients), start.shape[-1], dtype=start.dtype, device=start.device))
+        plain = work.noise is None and is_plain_descent(local, problem)
         length = self.chunk_length(int(work.lengths.max(initial=0)), work.noise is not None)
-        for rows in _pieces(len(work.clients), length if pull is not None else max(length, self._loop_length)):
+        for rows in _pieces(len(work.clients), length if plain else max(length, self._loop_length)):
             part = work.rows(rows.start, rows.stop)
-            if pull is not None:
-                descend(self, self.chain, (algorithm.local.learning_rate, pull), start, part, result.updates[rows])
+            own = problem.rows(rows)
+            if plain:
+                descend(self, local.learning_rate, own, part, result.updates[rows])
                 continue
-            trained = train_block(self, algorithm, start, part)
+            trained = train_block(self, local, own, part)
             result.updates[rows] = trained.updates
             result.spent.update(trained.spent)
             result.counts += trained.counts

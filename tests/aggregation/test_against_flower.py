@@ -8,7 +8,8 @@ import torch
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedAvgM
 
-from fedsim.aggregation import ServerStep, WeightedSum
+from fedsim.aggregation import WeightedSum
+from fedsim.aggregation.server_step import ServerStep
 from fedsim.algorithms import ServerOptimizer
 from fedsim.messages import ensure_identity
 

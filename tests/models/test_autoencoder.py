@@ -10,7 +10,7 @@ from torch.nn import functional
 from fedsim.errors import BadInput
 from fedsim.models import Autoencoder, Signature, build_model
 from fedsim.models.layers import ACTIVATIONS
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, trainer_of, without_noise, work_of
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, local_problem, trainer_of, without_noise, work_of
 
 SETTINGS = 'model={name="autoencoder", channels=[4, 5], bottleneck=6, activation="tanh"}'
 
@@ -86,7 +86,8 @@ def test_the_trainers_agree(federation, loss, privacy):
     work = without_noise(work) if privacy else work
     algorithm = made.scenario.algorithm
     fast, slow = (
-        trainer_of(made, name).train(algorithm, made.start, work).updates for name in ("vectorised", "opacus")
+        trainer_of(made, name).train(*local_problem(algorithm, made.start), work).updates
+        for name in ("vectorised", "opacus")
     )
     assert float((fast - slow).norm()) < 2e-5 * float(slow.norm())
     assert float(slow.abs().max()) > 1e-3

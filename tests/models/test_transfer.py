@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import fedsim
-from fedsim.client import _federation
+from fedsim.client import _host_of
 from fedsim.errors import BadInput
 from fedsim.loading import parse_scenario
 from fedsim.models import MODELS, Cnn, Custom, Lora, Mlp, ModelOptions, Signature, build_model
@@ -198,11 +198,11 @@ def test_a_client_elsewhere_notices_another_file(tmp_path, federation):
     file, _ = saved(tmp_path, Mlp(hidden=(8,)))
     made = federation(f"model.initial={file}")
     job = replace(job_of(made), scenario=made.scenario.to_toml())
-    assert torch.equal(_federation(job).start, made.start)
+    assert torch.equal(_host_of(job).federation.start, made.start)
     saved(tmp_path, Mlp(hidden=(8,)), seed=6)
-    fedsim.client._federations.clear()
+    fedsim.client._hosted.clear()
     with pytest.raises(BadInput, match="SHA-256"):
-        _federation(job)
+        _host_of(job)
 
 
 def test_the_statement_says_that_the_file_is_not_covered(tmp_path):

@@ -22,7 +22,7 @@ from fedsim.privacy.mechanism import GaussianSum, adapted, sum_noise_multiplier
 from fedsim.training import TRAINERS
 from fedsim.training.trainer import Trained
 from fedsim.training.work import dropout_masks
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of, trainer_of, why_not, work_of
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of, local_problem, trainer_of, why_not, work_of
 
 STILL = "algorithm.local.learning_rate=1e-12"  # updates are nothing, so that what is released is noise
 LOCAL = CLIENT_PRIVACY + 'placement = "client"\n'
@@ -83,7 +83,7 @@ def test_the_client_clip_norm_converges_to_the_median_update_norm(tmp_path, fact
     still = ("algorithm.server.learning_rate=1e-12", "population.clients=40", "population.partition.min_size=1")
     made = build_federation(fedsim.parse_scenario(SMALL + CLIENT_PRIVACY, "small", still))
     work = work_of(made, round_=1)
-    norms = made.trainer.train(made.scenario.algorithm, made.start, work).updates.norm(dim=1)
+    norms = made.trainer.train(*local_problem(made.scenario.algorithm, made.start), work).updates.norm(dim=1)
     clip = f"privacy.client.clip_norm={float(norms.median()) * factor!r}"
     clipping = 'privacy.client.clipping={kind="adaptive", quantile=0.5, learning_rate=0.3}'
     result = run(tmp_path, SMALL + CLIENT_PRIVACY, *still, clip, clipping, "rounds=60", "evaluation.every=60")
@@ -123,7 +123,8 @@ def test_trainers_agree_on_every_clipping(federation, clipping):
     names = [name for name in TRAINERS if why_not(made, name) is None]
     assert ("native" in names) <= ("adaptive" in clipping)
     first, *others = [
-        trainer_of(made, name).train(made.scenario.algorithm, made.start.clone(), work_of(made)) for name in names
+        trainer_of(made, name).train(*local_problem(made.scenario.algorithm, made.start.clone()), work_of(made))
+        for name in names
     ]
     assert (first.unclipped != 0) == ("adaptive" in clipping)
     assert first.spent
@@ -422,8 +423,8 @@ def test_secure_dropout_masks_are_secret(federation):
 def test_local_privacy_does_not_tell_whose_update_was_nan(federation, monkeypatch):
     made = federation(text=SMALL + LOCAL)
 
-    def poisoned(trainer, algorithm, start, work):
-        return Trained(torch.full((len(work.clients), len(start)), torch.nan))
+    def poisoned(trainer, local, problem, work):
+        return Trained(torch.full((len(work.clients), len(problem.start)), torch.nan))
 
     monkeypatch.setattr(type(made.trainer), "train", poisoned)
     reply = train_clients(made, job_of(made))
@@ -434,7 +435,7 @@ def test_local_privacy_does_not_tell_whose_update_was_nan(federation, monkeypatc
 def test_a_sum_longer_than_its_clip_norms_is_rejected(federation, tmp_path, monkeypatch):
     honest = train_clients
 
-    def too_long(federation, job):
+    def too_long(federation, job, store):
         reply = honest(federation, job)
         return type(reply)(**{**vars(reply), "total": reply.total + 1e3})
 

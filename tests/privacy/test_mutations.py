@@ -22,6 +22,7 @@ import fedsim.client
 import fedsim.running
 import fedsim.server
 import fedsim.training.trainer
+import fedsim.updates
 from fedsim.aggregation import WeightedSum
 from fedsim.client import train_clients
 from fedsim.errors import BudgetExhausted, FedsimError
@@ -33,7 +34,16 @@ from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.ledger import Ledger, Limit
 from fedsim.seeding import Stream
 from fedsim.training.work import Work, epoch_batches
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, batches_of, job_of, without_noise, work_of
+from tests.conftest import (
+    CLIENT_PRIVACY,
+    EXAMPLE_PRIVACY,
+    SMALL,
+    batches_of,
+    job_of,
+    local_problem,
+    without_noise,
+    work_of,
+)
 
 EVENT = Event(1.0, 0.1, "poisson")
 EVERY_TRAINER = ("auto", "vectorised", "opacus")  # auto: the native one, where this machine can build it
@@ -226,7 +236,9 @@ def one_record_moves_a_step_by_at_most_its_clip_norm(folder: Path) -> None:
         updates = []
         for batch in (work.batch(0, 0)[:3], work.batch(0, 0)[1:3]):
             one = replace(work, records=batch, lengths=np.array([[len(batch)]]))
-            updates.append(made.trainer.train(made.scenario.algorithm, made.start, one).updates[0].double())
+            updates.append(
+                made.trainer.train(*local_problem(made.scenario.algorithm, made.start), one).updates[0].double()
+            )
         assert 0 < float((updates[0] - updates[1]).norm()) <= 0.2 * 0.01 / 64 * (1 + 1e-3)
 
 
@@ -243,7 +255,7 @@ def the_server_divides_by_a_public_number(folder: Path) -> None:
     for clients in (2, 5):
         sums = fedsim.server.Collected(WeightedSum(len(made.start), torch.device("cpu")), clients)
         sums.updates.add_sum(torch.ones(len(made.start)), float(clients), clients)
-        session = fedsim.server.Session(made, *[None] * 4, clip_norms=made.plan.clip_norms())  # type: ignore[arg-type]
+        session = fedsim.server.Session(made, *[None] * 4, made.plan.clip_norms(), torch.zeros(0))  # type: ignore[arg-type]
         updates.append(fedsim.server.release(session, sums, 1))
     torch.testing.assert_close(updates[0], updates[1])
 
@@ -252,7 +264,7 @@ def the_ledger_is_charged_before_a_client_trains(folder: Path) -> None:
     seen: list[int] = []
     honest = fedsim.client.train_clients
 
-    def spy(federation: Any, job: Any) -> Any:
+    def spy(federation: Any, job: Any, store: Any) -> Any:
         book = Ledger(folder / "run" / "ledger.db", federation.population.digest(), 6, "reader")
         seen.append(sum(count for _, count in book.composition("client", 0)))
         return honest(federation, job)
@@ -482,7 +494,7 @@ MUTATIONS = [
     Mutation(
         "data set sizes as weights under client-level privacy",
         one_client_moves_the_sum_by_at_most_the_clip_norm,
-        fedsim.client,
+        fedsim.updates,
         "_weights",
         _sizes,
     ),
@@ -659,7 +671,7 @@ MUTATIONS = [
     Mutation(
         "the clipped counted instead of the unclipped",
         the_count_is_of_what_is_not_clipped,
-        fedsim.client,
+        fedsim.updates,
         "centred_count",
         lambda right: lambda norms, clip_norm: -right(norms, clip_norm),
     ),

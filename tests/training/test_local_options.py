@@ -14,7 +14,7 @@ from fedsim.loading import parse_scenario
 from fedsim.params import bind_vector, vector_of
 from fedsim.seeding import Stream
 from fedsim.training import TRAINERS
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, batches_of, trainer_of, why_not, work_of
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, batches_of, local_problem, trainer_of, why_not, work_of
 
 OPTIONS = {
     "l1": {"l1": 0.05},
@@ -31,7 +31,7 @@ def overrides(options):
 
 def train(made, trainer):
     work = work_of(made)
-    updates = trainer_of(made, trainer).train(made.scenario.algorithm, made.start, work).updates
+    updates = trainer_of(made, trainer).train(*local_problem(made.scenario.algorithm, made.start), work).updates
     return updates[np.argsort(work.clients)]
 
 

@@ -26,7 +26,7 @@ from fedsim.seeding import Stream
 from fedsim.tasks import Classification, Reconstruction, Regression, Task
 from fedsim.training import NativeTrainer, OpacusTrainer, pick_trainer
 from fedsim.training.work import Work
-from tests.conftest import EXAMPLE_PRIVACY, SMALL
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, local_problem
 from tests.tasks.made import Made
 
 CLASSES = 5
@@ -120,8 +120,8 @@ def work(private: bool, secure: bool = False, count_noise: float | None = None) 
 
 def both(module, task, algorithm, drawn):
     start = vector_of(module)
-    fast = NativeTrainer(copy.deepcopy(module), task).train(algorithm, start, drawn)
-    slow = OpacusTrainer(copy.deepcopy(module), task).train(algorithm, start, drawn)
+    fast = NativeTrainer(copy.deepcopy(module), task).train(*local_problem(algorithm, start), drawn)
+    slow = OpacusTrainer(copy.deepcopy(module), task).train(*local_problem(algorithm, start), drawn)
     return fast, slow
 
 
@@ -177,9 +177,9 @@ def test_a_number_that_is_right_has_no_gradient(loss):
     module, task = regression(2, loss)
     task = replace(task, labels=torch.zeros_like(task.labels))  # as a model of zeros says
     start = torch.zeros_like(vector_of(module))
-    assert (NativeTrainer(module, task).train(FedAvg(), start, work(False)).updates == 0).all()
+    assert (NativeTrainer(module, task).train(*local_problem(FedAvg(), start), work(False)).updates == 0).all()
     task = replace(task, labels=torch.ones_like(task.labels))
-    assert (NativeTrainer(module, task).train(FedAvg(), start, work(False)).updates != 0).any()
+    assert (NativeTrainer(module, task).train(*local_problem(FedAvg(), start), work(False)).updates != 0).any()
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -213,14 +213,19 @@ def test_a_bad_record_counts_as_nothing(name, bad):
 def test_without_privacy_a_bad_record_shows():
     module, task = chain("dense")
     features = torch.full_like(task.features, float("nan"))
-    trained = NativeTrainer(module, replace(task, features=features)).train(FedAvg(), vector_of(module), work(False))
+    trained = NativeTrainer(module, replace(task, features=features)).train(
+        *local_problem(FedAvg(), vector_of(module)), work(False)
+    )
     assert (~torch.isfinite(trained.updates)).any(dim=1).all()
 
 
 def test_bits_do_not_depend_on_threads():
     module, task = chain("two convs and norms")
     start = vector_of(module)
-    results = [NativeTrainer(module, task, workers).train(FedAvg(), start, work(True)).updates for workers in (1, 3, 9)]
+    results = [
+        NativeTrainer(module, task, workers).train(*local_problem(FedAvg(), start), work(True)).updates
+        for workers in (1, 3, 9)
+    ]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 

@@ -24,7 +24,7 @@ from fedsim.models.replace import replace_layers
 from fedsim.params import vector_of
 from fedsim.training import OpacusTrainer, VectorisedTrainer, vectorised
 from fedsim.training.native import obstacle
-from tests.conftest import EXAMPLE_PRIVACY, SMALL
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, local_problem
 from tests.samples import SAMPLES, tasks_of
 from tests.training.chains import make_task, make_work
 
@@ -50,7 +50,7 @@ def work_of(private, per_layer=False):
 
 
 def trained(trainer, module, task, work):
-    return trainer(copy.deepcopy(module), task).train(ALGORITHM, vector_of(module), work)
+    return trainer(copy.deepcopy(module), task).train(*local_problem(ALGORITHM, vector_of(module)), work)
 
 
 def agree(module, task, work):

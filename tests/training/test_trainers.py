@@ -16,7 +16,16 @@ from fedsim.params import bind_vector, vector_of
 from fedsim.seeding import Stream
 from fedsim.training import TRAINERS
 from fedsim.training.work import make_batch
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, batches_of, trainer_of, why_not, without_noise, work_of
+from tests.conftest import (
+    EXAMPLE_PRIVACY,
+    SMALL,
+    batches_of,
+    local_problem,
+    trainer_of,
+    why_not,
+    without_noise,
+    work_of,
+)
 
 OPTIMIZERS = {
     "sgd": 'algorithm.local.optimizer="sgd"',
@@ -32,7 +41,9 @@ MODELS = {
 def updates(federation, trainer, clients=range(6), round_=2, change=lambda work: work):
     """The clients' updates, in their order, and what ``train`` returned."""
     clients, work = list(clients), change(work_of(federation, clients, round_))
-    trained = trainer_of(federation, trainer).train(federation.scenario.algorithm, federation.start, work)
+    trained = trainer_of(federation, trainer).train(
+        *local_problem(federation.scenario.algorithm, federation.start), work
+    )
     rows = [work.clients.tolist().index(client) for client in clients]
     return trained.updates[rows], trained
 

@@ -17,7 +17,7 @@ from fedsim.seeding import Stream
 from fedsim.server import evaluate
 from fedsim.training import TRAINERS
 from fedsim.training.prefix import without_prefix
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, batches_of, trainer_of, why_not, work_of
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, batches_of, local_problem, trainer_of, why_not, work_of
 from tests.training.chains import built, make_task
 
 PRIVATE = SMALL + EXAMPLE_PRIVACY
@@ -34,7 +34,7 @@ EVERYTHING = 1e12
 
 def train(made, trainer):
     work = work_of(made)
-    trained = trainer.train(made.scenario.algorithm, made.start, work)
+    trained = trainer.train(*local_problem(made.scenario.algorithm, made.start), work)
     order = np.argsort(work.clients)
     return trained.updates[order].clone(), trained
 

@@ -15,6 +15,7 @@ from fedsim.algorithms import FedAvg, FedProx, LocalTraining
 from fedsim.models.layers import Dropout
 from fedsim.training import OpacusTrainer, VectorisedTrainer, chain, vectorised
 from fedsim.training.program import NotAChain, program_of
+from tests.conftest import local_problem
 from tests.training.chains import CLASSES, built, make_task, make_work, seeded, start_of
 
 
@@ -75,7 +76,7 @@ def test_training_agrees_with_the_reference(model, algorithm, private):
     fast, slow, start = trainers(model)
     # Adam divides by a gradient's size, so one rounding of a tiny gradient shows larger there.
     tolerance = {"atol": 2e-4} if algorithm == "adam" else {}
-    results = [trainer.train(ALGORITHMS[algorithm], start, work) for trainer in (fast, slow)]
+    results = [trainer.train(*local_problem(ALGORITHMS[algorithm], start), work) for trainer in (fast, slow)]
     agree(*results, **tolerance)
 
 
@@ -83,7 +84,7 @@ def test_training_agrees_with_the_reference(model, algorithm, private):
 def test_clipping_per_layer_agrees_with_the_reference(model):
     fast, slow, start = trainers(model)
     work = make_work(POISSON, 1e-6, per_layer=True)
-    agree(*(trainer.train(ALGORITHMS["sgd"], start, work) for trainer in (fast, slow)))
+    agree(*(trainer.train(*local_problem(ALGORITHMS["sgd"], start), work) for trainer in (fast, slow)))
 
 
 @pytest.mark.parametrize("per_layer", [False, True])
@@ -93,9 +94,9 @@ def test_an_example_that_is_not_finite_counts_as_zero(model, per_layer, value):
     task = make_task(SHAPE)
     work = make_work(POISSON, 1e-6, per_layer=per_layer)
     fast, slow, start = trainers(model, task)
-    clean = fast.train(ALGORITHMS["sgd"], start, work).updates
+    clean = fast.train(*local_problem(ALGORITHMS["sgd"], start), work).updates
     task.features[work.batch(0, 0)[1]] = value
-    results = [trainer.train(ALGORITHMS["sgd"], start, work) for trainer in (fast, slow)]
+    results = [trainer.train(*local_problem(ALGORITHMS["sgd"], start), work) for trainer in (fast, slow)]
     agree(*results)
     assert not torch.equal(results[0].updates[0], clean[0])
     torch.testing.assert_close(results[0].updates[1:], clean[1:])
@@ -107,14 +108,14 @@ def test_one_clients_nan_does_not_touch_another(model):
     task = make_task(SHAPE)
     work = make_work(UNEVEN)
     fast, _, start = trainers(model, task)
-    clean = fast.train(ALGORITHMS["sgd"], start, work).updates
-    step = fast.train(ALGORITHMS["momentum"], start, work).updates
+    clean = fast.train(*local_problem(ALGORITHMS["sgd"], start), work).updates
+    step = fast.train(*local_problem(ALGORITHMS["momentum"], start), work).updates
     poisoned = int(work.batch(2, 0)[0])
     task.features[[0, poisoned]] = task.features[[poisoned, 0]]
     work.records[:] = np.where(work.records == 0, poisoned, np.where(work.records == poisoned, 0, work.records))
     task.features[0] = float("nan")
     for algorithm, expected in (("sgd", clean), ("momentum", step)):
-        updates = fast.train(ALGORITHMS[algorithm], start, work).updates
+        updates = fast.train(*local_problem(ALGORITHMS[algorithm], start), work).updates
         assert not torch.isfinite(updates[2]).all()
         torch.testing.assert_close(updates[[0, 1, 3]], expected[[0, 1, 3]])
 
@@ -124,14 +125,16 @@ def test_one_clients_nan_does_not_touch_another(model):
 def test_chunks_slices_and_threads_change_nothing(algorithm, private, monkeypatch):
     work = make_work(POISSON, 1.0) if private else make_work(UNEVEN)
     fast, _, start = trainers("cnn")
-    whole = fast.train(ALGORITHMS[algorithm], start, work)
+    whole = fast.train(*local_problem(ALGORITHMS[algorithm], start), work)
     monkeypatch.setattr(vectorised, "CPU_CHUNK_BYTES", 1)
     monkeypatch.setattr(vectorised, "SLICE_BYTES", 1)
     assert fast.chunk_length(4, private) == 1
-    agree(fast.train(ALGORITHMS[algorithm], start, work), whole)
+    agree(fast.train(*local_problem(ALGORITHMS[algorithm], start), work), whole)
     with ThreadPoolExecutor(2) as pool:
         parts = [work.rows(row, row + 1) for row in range(4)] * 4
-        results = list(pool.map(lambda part: fast.train(ALGORITHMS[algorithm], start, part).updates, parts))
+        results = list(
+            pool.map(lambda part: fast.train(*local_problem(ALGORITHMS[algorithm], start), part).updates, parts)
+        )
     for number, updates in enumerate(results):
         assert torch.equal(updates, results[number % 4])
         torch.testing.assert_close(updates[0], whole.updates[number % 4], rtol=1e-4, atol=1e-6)
@@ -173,7 +176,7 @@ def test_a_class_that_is_a_chain_trains_as_one():
     fast, slow = VectorisedTrainer(copy.deepcopy(module), task), OpacusTrainer(copy.deepcopy(module), task)
     assert fast.chain is not None
     for work in (make_work(UNEVEN), make_work(POISSON, 1.0)):
-        agree(*(trainer.train(ALGORITHMS["sgd"], start_of(module), work) for trainer in (fast, slow)))
+        agree(*(trainer.train(*local_problem(ALGORITHMS["sgd"], start_of(module)), work) for trainer in (fast, slow)))
 
 
 class Residual(nn.Module):
@@ -228,4 +231,4 @@ def test_a_model_that_is_no_chain_agrees_with_the_reference_too():
     assert fast.parallel_blocks == 1
     start = start_of(module)
     for work in (make_work(UNEVEN), make_work(POISSON, 1.0)):
-        agree(*(trainer.train(ALGORITHMS["momentum"], start, work) for trainer in (fast, slow)))
+        agree(*(trainer.train(*local_problem(ALGORITHMS["momentum"], start), work) for trainer in (fast, slow)))

@@ -1,0 +1,121 @@
+"""The way of a block's updates from training to the server: clipped, noised if privacy is local, and added up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedsim.aggregation import WeightedSum
+from fedsim.algorithms import Given
+from fedsim.client_store import ClientStore
+from fedsim.federation import Federation
+from fedsim.messages import Rows, TrainJob
+from fedsim.population.population import Indices
+from fedsim.privacy.clipping import centred_count, clip_factors, clip_rows, row_norms, scale_rows
+from fedsim.privacy.events import Event
+from fedsim.training.trainer import Trained
+from fedsim.training.work import Work
+
+# Updates are noised so many values at a time: noise is drawn in float64 and would be larger than the updates.
+NOISED_VALUES = 1 << 22
+
+
+@dataclass
+class BlockReply:
+    """What blocks' clients answer: reports added up or one by one, invalid ones, events, and centred counts."""
+
+    updates: WeightedSum
+    rows: list[Rows] = field(default_factory=list)
+    invalid: int = 0
+    spent: Counter[Event] = field(default_factory=Counter)
+    gradients_unclipped: float = 0.0
+    updates_unclipped: float = 0.0
+
+    def add(self, other: BlockReply) -> None:
+        """Add another block's."""
+        self.updates.add_sum(other.updates.total, other.updates.weight, other.updates.clients)
+        self.rows += other.rows
+        self.invalid += other.invalid
+        self.spent.update(other.spent)
+        self.gradients_unclipped += other.gradients_unclipped
+        self.updates_unclipped += other.updates_unclipped
+
+
+def train_one_block(federation: Federation, job: TrainJob, work: Work, store: ClientStore | None) -> BlockReply:
+    """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept."""
+    clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
+    trained = _train(federation, job, work, store)
+    reports, weights = trained.updates, _weights(federation, work.clients)
+    reply = BlockReply(WeightedSum(federation.sum_size, federation.device))
+    if federation.plan.client is not None and federation.plan.client.placement == "client":
+        norms = _noise_each(federation, clip_norm, work, trained)
+        if not federation.stacks:
+            federation.trainer.add_clipped(reply.updates.total, reports, np.inf, weights)
+    elif federation.stacks:
+        norms = row_norms(reports)
+        reports = scale_rows(reports, clip_factors(norms, clip_norm), torch.ones_like(norms))
+    else:
+        norms = federation.trainer.add_clipped(reply.updates.total, reports, clip_norm, weights)
+    valid = torch.isfinite(norms)
+    reply.updates.weight, reply.updates.clients = float(weights.sum()), len(work.clients)
+    if federation.stacks:
+        reply.rows.append(_rows(work.clients, weights, reports))
+    reply.invalid, reply.spent = int((~valid).sum()), trained.spent
+    reply.gradients_unclipped, reply.updates_unclipped = trained.unclipped, centred_count(norms, clip_norm)
+    return reply
+
+
+def _train(federation: Federation, job: TrainJob, work: Work, store: ClientStore | None) -> Trained:
+    """The block's reports; what its clients keep is read before and written after."""
+    algorithm, device = federation.scenario.algorithm, federation.device
+    algorithm = replace(algorithm, local=replace(algorithm.local, learning_rate=job.learning_rate))
+    kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
+    params, memory, state = (torch.from_numpy(array).to(device) for array in (job.params, job.memory, kept))
+    trained = algorithm.train(
+        federation.trainer, Given(params, memory, state, federation.start, federation.layout), work
+    )
+    if store is not None and trained.state is not None:
+        store.write(job.round, work.clients, trained.state.cpu().numpy())
+    return trained
+
+
+def _rows(clients: Indices, weights: Tensor, reports: Tensor) -> Rows:
+    """Copies of the finite reports: the trainer uses the memory of its updates again."""
+    chosen: NDArray[np.bool_] = torch.isfinite(row_norms(reports)).cpu().numpy()
+    return Rows(clients[chosen], weights.cpu().numpy()[chosen], reports.cpu().numpy()[chosen])
+
+
+def _noise_each(federation: Federation, clip_norm: float, work: Work, trained: Trained) -> Tensor:
+    """Local DP: put every client's own clipped and noised report in its place; returns the norms before ``[clients]``.
+
+    The noise is noted in ``trained``.
+    """
+    plan, reports = federation.plan.client, trained.updates
+    assert plan is not None
+    norms = []
+    for rows in torch.arange(len(reports)).split(max(1, NOISED_VALUES // reports.shape[1])):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        clipped, own = clip_rows(reports[part], clip_norm)
+        mechanisms = plan.mechanisms(work.clients[part], clip_norm, work.keystream)
+        released = mechanisms.release(clipped, torch.zeros_like(own), 0, federation.trainer.normals)
+        reports[part] = released.totals
+        trained.spent.update(released.spent)
+        norms.append(own)
+    return torch.cat(norms)
+
+
+def _weights(federation: Federation, clients: Indices) -> Tensor:
+    """Aggregation weights ``[clients]``; under client-level privacy they are at most 1, whatever a client holds."""
+    sizes = torch.from_numpy(federation.population.sizes[clients].astype(np.float64))
+    if federation.weighting == "uniform":
+        weights = torch.ones_like(sizes)
+    elif federation.scenario.algorithm.weight_cap is not None:
+        weights = (sizes / federation.scenario.algorithm.weight_cap).clamp(max=1.0)
+    else:
+        weights = sizes
+    return weights.to(federation.device)
