@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.checks_devices import check_devices, check_places
 from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
@@ -39,6 +40,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
         *_initial(scenario.model),
+        *check_devices(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
         *_finite("model.settings", getattr(scenario.model, "settings", {})),
@@ -114,6 +116,7 @@ def _cohort(scenario: Scenario) -> Iterator[str]:
     clients = scenario.population.clients
     if clients is not None:  # else the data decides, and the set-up checks
         yield from check_clients(scenario, clients, "population.clients")
+        yield from check_places(scenario, clients, "population.clients")
 
 
 def check_clients(scenario: Scenario, clients: int, name: str = "training clients") -> Iterator[str]:
@@ -236,7 +239,7 @@ def _relation(scenario: Scenario) -> Iterator[str]:
             yield f'{where}: local noise is accounted under "replace-one"; leave the relation out'
     elif isinstance(sampling, Fixed) and client.relation == "add-remove":
         yield f'{where}: cohorts of fixed size have no such guarantee; use "zero-out" or "replace-one"'
-    elif not isinstance(sampling, Fixed) and client.relation == "zero-out":
+    elif not isinstance(sampling, Fixed) and client.relation == "zero-out" and scenario.asynchronous is None:
         yield f'{where}: for cohorts of fixed size; here "add-remove" says the same'
     elif client.relation == "replace-one" and (
         isinstance(client.clipping, AdaptiveClip) or client.mechanism != "gaussian"

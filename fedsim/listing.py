@@ -11,9 +11,11 @@ from pydantic import TypeAdapter
 
 from fedsim.aggregation import AGGREGATORS
 from fedsim.algorithms import ALGORITHMS
+from fedsim.asynchronous import ASYNCHRONOUS, STALENESS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
+from fedsim.devices import AVAILABILITIES, BANDWIDTHS, SPEEDS
 from fedsim.errors import BadInput
 from fedsim.models import MODELS
 from fedsim.optimizers import ELEMENTWISE, optimizer_classes
@@ -36,6 +38,11 @@ TABLES: dict[str, dict[str, Any]] = {
     "algorithm.aggregation.kind": dict(AGGREGATORS),
     "algorithm.local.schedule.kind": dict(SCHEDULES),
     "cohort.sampling.kind": dict(SAMPLINGS),
+    "devices.compute.kind": dict(SPEEDS),
+    "devices.upload.kind": dict(BANDWIDTHS),
+    "devices.availability.kind": dict(AVAILABILITIES),
+    "asynchronous.kind": dict(ASYNCHRONOUS),
+    "asynchronous.staleness.kind": dict(STALENESS),
     "privacy.example.clipping.kind": dict(EXAMPLE_CLIPPING),
     "privacy.client.clipping.kind": dict(CLIENT_CLIPPING),
     "evaluation.test.kind": dict(TEST_DATA),

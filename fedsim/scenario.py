@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
+from fedsim.asynchronous import ASYNCHRONOUS, Asynchronous
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
+from fedsim.devices.settings import Devices
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid, Natural, Partition
 from fedsim.population.held_out import TEST_DATA, SourceTest, TestData
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     ModelChoice = ModelSettings
     AlgorithmChoice = Algorithm
     SamplingChoice = CohortSampling
+    AsynchronousChoice = Asynchronous
     ExampleClippingChoice = Clipping
     ClientClippingChoice = Clipping
     TestDataChoice = TestData
@@ -39,6 +42,7 @@ else:
     ModelChoice = choice("name", MODELS, Custom)
     AlgorithmChoice = choice("name", ALGORITHMS)
     SamplingChoice = choice("kind", SAMPLINGS)
+    AsynchronousChoice = choice("kind", ASYNCHRONOUS)
     ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
     ClientClippingChoice = choice("kind", CLIENT_CLIPPING)
     TestDataChoice = choice("kind", TEST_DATA)
@@ -197,6 +201,8 @@ class Scenario:
     model: ModelChoice = Mlp()
     algorithm: AlgorithmChoice = FedAvg()
     cohort: Cohort = Cohort()
+    devices: Devices | None = None
+    asynchronous: AsynchronousChoice | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()

@@ -151,7 +151,8 @@ class _Work:
         sent = words[:, BEFORE] >= dropout.before_upload
         turn.lost += clients[~sent].tolist()
         turn.forgetful += clients[sent & (words[:, AFTER] < dropout.after_upload)].tolist()
-        return sent, self.now + np.where(sent, self.back[clients], words[:, WHEN] * self.ready[clients])
+        ready, back = self.ready[clients], self.back[clients]
+        return sent, self.now + np.where(sent, back, ready + words[:, WHEN] * (back - ready))
 
     def _pick(self, turn: _Turn, count: int) -> Ids:
         """At most ``count`` clients, uniformly without replacement among those that may start and are there.

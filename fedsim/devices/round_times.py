@@ -23,7 +23,7 @@ class Fate(IntEnum):
 
     COUNTED = 0
     UNAVAILABLE = 1  # it was not there, and never began
-    DROPPED = 2  # it failed before its update was sent
+    DROPPED = 2  # it failed before its update had arrived
     LATE = 3  # it was not back by the deadline
     SURPLUS = 4  # enough others were faster
 
@@ -76,7 +76,7 @@ def round_times(fleet: Fleet, asked: Asked, load: Load) -> RoundTimes:
     ready = fleet.seconds_to_train(asked.clients, load)
     back = ready + fleet.seconds_to_send(asked.clients, load)
     drops = words[:, BEFORE] < dropout.before_upload
-    seconds = np.where(drops, words[:, WHEN] * ready, back)
+    seconds = np.where(drops, ready + words[:, WHEN] * (back - ready), back)
     seconds[~asked.available] = 0.0
     fates = np.where(drops, Fate.DROPPED, Fate.COUNTED)
     if limit is not None:

@@ -30,9 +30,10 @@ Chance = Annotated[float, Field(ge=0, lt=1)]
 @section
 @dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """A client that began a round fails with these chances: ``before_upload`` its update is lost with its device gone.
+    """A client that has trained fails with these chances.
 
-    ``after_upload`` its update arrives, but what the client keeps of the round for itself is lost.
+    ``before_upload``: at some moment of its upload, so that its update does not arrive. ``after_upload``: its update
+    arrives, but what the client would keep for itself is as it was before the round.
     """
 
     before_upload: Chance = 0.0

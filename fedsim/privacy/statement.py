@@ -19,6 +19,7 @@ from fedsim.privacy.events import Composition
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
 from fedsim.privacy.sampling import Cyclic
+from fedsim.privacy.statement_devices import device_assumptions
 
 CONVERSION = (
     "privacy loss distributions, discretised pessimistically (connect the dots), composed by FFT and converted to "
@@ -137,6 +138,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
         )
+    assumptions += device_assumptions(federation, plan)
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
     sizes = federation.population.sizes
     return {
@@ -165,6 +167,7 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
             ONE_OWNER.format(unit="user", held="is one client"),
             *_chosen_owners(federation),
             *_client_assumptions(federation, plan),
+            *device_assumptions(federation, plan),
         ],
         "projected": settings.projected is not None,
     }

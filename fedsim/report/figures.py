@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Points = list[tuple[int, float]]
 NOT_METRICS = frozenset(
-    ["round", "seconds", "cohort", "dropped", "bytes_up", "bytes_down"]
+    ["round", "seconds", "simulated_seconds", "cohort", "dropped", "bytes_up", "bytes_down"]
     + [f"{quantity}_{unit}" for quantity in ("epsilon", "clip_norm") for unit in ("example", "client")]
 )
 MOST_POINTS = 300

@@ -61,7 +61,8 @@ def test_all_follows_from_who_began_when(case):
             lost = client in turn.lost
             when = event_uniforms(made.fleet, turn.number, np.array([client]))[0, 1]
             ready = made.fleet.seconds_to_train(np.array([client]), made.load)[0]
-            jobs.append((client, turn.number, begin, begin + (when * ready if lost else lengths[client]), not lost))
+            length = ready + when * (lengths[client] - ready) if lost else lengths[client]
+            jobs.append((client, turn.number, begin, begin + length, not lost))
         before = turn.seconds
     for client in range(len(made.fleet)):  # never twice in flight
         own = sorted(job[2:4] for job in jobs if job[0] == client)

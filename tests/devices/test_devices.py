@@ -75,8 +75,8 @@ def test_a_round_is_that_of_the_obvious_loop(deadline, dropout, wanted, presence
             lost_at.append(0.0)
         elif fails < dropout.before_upload:
             fates[client] = Fate.DROPPED
-            lost_at.append(when * ready)
-            assert times.seconds[client] == pytest.approx(when * ready)
+            lost_at.append(ready + when * (end - ready))
+            assert times.seconds[client] == pytest.approx(lost_at[-1])
         elif deadline is not None and end > deadline:
             fates[client] = Fate.LATE
             lost_at.append(end)
