@@ -74,7 +74,7 @@ def _asynchronous(scenario: Scenario) -> Iterator[str]:
             "finish; leave it out"
         )
     if scenario.algorithm.strategy is not None:
-        yield "algorithm.strategy: Flower's strategies wait for all replies of a round, and with [asynchronous] nobody does"
+        yield "algorithm.strategy: Flower's strategies wait for all replies of a round, which [asynchronous] does not"
     elif aggregation.needs_every_update:
         yield (
             f'algorithm.aggregation.kind = "{aggregation.kind}": has no weights for updates that are late; with '
