@@ -32,9 +32,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("moment", ["append_round", "save_checkpoint"])
-@pytest.mark.parametrize(
-    ("name", "privacy"), [("scaffold", BOTH), ("feddyn", ""), ("mimelite", "")]
-)
+@pytest.mark.parametrize(("name", "privacy"), [("scaffold", BOTH), ("feddyn", ""), ("mimelite", "")])
 def test_a_run_that_was_killed_between_clients_and_checkpoint_goes_on_bit_for_bit(
     name, privacy, moment, tmp_path, monkeypatch
 ):
