@@ -11,6 +11,9 @@ from fedsim.scenario import Scenario
 
 def check_devices(scenario: Scenario) -> Iterator[str]:
     """Every impossible combination, one line each, with the dotted path."""
+    clients = scenario.population.clients
+    if clients is not None:  # else the data decides, and the set-up checks
+        yield from check_places(scenario, clients, "population.clients")
     if scenario.asynchronous is not None:
         yield from _asynchronous(scenario)
         yield from _asynchronous_privacy(scenario)
@@ -73,7 +76,9 @@ def _asynchronous(scenario: Scenario) -> Iterator[str]:
             f'cohort.sampling.kind = "{sampling.kind}": with [asynchronous] clients begin one by one, as others '
             "finish; leave it out"
         )
-    if aggregation.needs_every_update:
+    if scenario.algorithm.strategy is not None:
+        yield f'algorithm.strategy = "{scenario.algorithm.strategy}": knows rounds only, and [asynchronous] has none'
+    elif aggregation.needs_every_update:
         yield (
             f'algorithm.aggregation.kind = "{aggregation.kind}": has no weights for updates that are late; with '
             '[asynchronous] use "mean" or "norm_bound"'

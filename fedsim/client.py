@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedsim.aggregation import WeightedSum
+from fedsim.attacking import apart
 from fedsim.client_store import ClientStore
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
@@ -73,7 +74,9 @@ def train_clients(federation: Federation, job: TrainJob, store: ClientStore | No
     if not _fits(federation, job):
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
     if federation.state_size and store is None:
-        raise BadInput("algorithm: its clients remember something from round to round, which this engine cannot keep.")
+        raise BadInput(
+            "algorithm or communication: clients keep something from round to round, which this engine cannot."
+        )
     keystream = Keystream.of(federation.plan.randomness, federation.scenario.draw_seed, job.round)
     sums = BlockReply(WeightedSum(federation.sum_size, federation.device))
 
@@ -158,5 +161,6 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     per_client = trainer.bytes_per_client(local.batch_size, private) + 4 * 2 * federation.state_size
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
+    clients, whole = apart(federation, clients)
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
-    return [by_size[start : start + length] for start in range(0, len(by_size), length)]
+    return whole + [by_size[start : start + length] for start in range(0, len(by_size), length)]

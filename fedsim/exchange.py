@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from flwr.serverapp import Grid
 
+from fedsim.attacking import spread
 from fedsim.collecting import Collected, collect
 from fedsim.messages import TrainJob, pack_job
 from fedsim.outings import Outing
@@ -44,6 +44,6 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
     return {
         node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
-        for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
+        for node, part in zip(nodes, spread(session.federation, cohort, max(1, len(nodes))), strict=False)
         if len(part)
     }

@@ -8,8 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fedsim.attacking import probing
 from fedsim.checks import check_clients
+from fedsim.checks_aggregation import check_reports
 from fedsim.checks_devices import check_places, check_sent
+from fedsim.communication import Channel
 from fedsim.errors import BadInput
 from fedsim.holdings import Holdings, load_holdings, of_training_owners
 from fedsim.models import build_model
@@ -34,12 +37,14 @@ from fedsim.training.prefix import without_prefix
 class Federation:
     """A scenario made concrete; ids of clients that train are 0 to ``len(population) - 1``.
 
-    ``unseen`` is the task with the records of the clients that never train as its test records.
+    ``unseen`` is the task with the records of the clients that never train as its test records; ``probe`` the one with
+    records that an attacker wants called something, where that shows whether the attack succeeds.
     """
 
     scenario: Scenario
     task: Task
     unseen: Task | None
+    probe: Task | None
     holdings: Holdings
     population: Population
     plan: PrivacyPlan
@@ -68,8 +73,13 @@ class Federation:
 
     @property
     def state_size(self) -> int:
-        """How many values a client keeps from round to round."""
-        return self.scenario.algorithm.state_size(self.layout)
+        """How many values a client keeps: the algorithm's, and behind them what its channel lost."""
+        return self.scenario.algorithm.state_size(self.layout) + self.channel.state_size
+
+    @property
+    def channel(self) -> Channel:
+        """The way of the clients' reports to the server."""
+        return Channel(self.scenario.communication, self.start.numel(), self.report_size)
 
     @property
     def sent_memory_size(self) -> int:
@@ -85,12 +95,12 @@ class Federation:
     @property
     def bytes_up(self) -> int:
         """What a client sends in a round."""
-        return 4 * self.report_size
+        return self.channel.bytes_up
 
     @property
     def stacks(self) -> bool:
         """Whether the server needs every client's report by itself, and not only their sum."""
-        return self.scenario.algorithm.aggregation.needs_every_update or self.scenario.asynchronous is not None
+        return self.scenario.algorithm.stacks or self.scenario.asynchronous is not None
 
     @property
     def sum_size(self) -> int:
@@ -122,8 +132,10 @@ def build_federation(scenario: Scenario) -> Federation:
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
     apart = holdings.unseen_data
     unseen = replace(task, data=apart) if apart is not None else None
+    probe = probing(scenario, task)
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
+    check_reports(scenario.algorithm, Layout.of(module))
     start = vector_of(module)
     pace = paced(scenario, module, population)
     plan = make_plan(scenario, population.sizes, pace.schedule if pace is not None else None)
@@ -132,7 +144,7 @@ def build_federation(scenario: Scenario) -> Federation:
     reason += "" if rest is module else "; its frozen first layers are applied to every example once"
     if scenario.privacy.example is not None:
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
-    parts = (scenario, task, unseen, holdings, population, plan, module, start, trainer)
+    parts = (scenario, task, unseen, probe, holdings, population, plan, module, start, trainer)
     return Federation(*parts, name, reason, workers(scenario), pace)
 
 
@@ -143,7 +155,8 @@ def paced(scenario: Scenario, module: nn.Module, population: Population) -> Pace
     if problems := list(check_sent(scenario, report - layout.size, memory)):
         raise BadInput("; ".join(problems) + ".")
     received = layout.size + (memory if algorithm.sends_memory else 0)
-    return make_pace(scenario, population.sizes, 4 * received, 4 * report)
+    sent = Channel(scenario.communication, layout.size, report).bytes_up
+    return make_pace(scenario, population.sizes, 4 * received, sent)
 
 
 def _check_clients(scenario: Scenario, holdings: Holdings) -> None:

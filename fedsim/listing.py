@@ -12,6 +12,8 @@ from pydantic import TypeAdapter
 from fedsim.aggregation import AGGREGATORS
 from fedsim.algorithms import ALGORITHMS
 from fedsim.asynchronous import ASYNCHRONOUS, STALENESS
+from fedsim.attacks import ATTACKS
+from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
@@ -43,6 +45,8 @@ TABLES: dict[str, dict[str, Any]] = {
     "devices.availability.kind": dict(AVAILABILITIES),
     "asynchronous.kind": dict(ASYNCHRONOUS),
     "asynchronous.staleness.kind": dict(STALENESS),
+    "communication.compression.kind": dict(COMPRESSIONS),
+    "attack.kind": dict(ATTACKS),
     "privacy.example.clipping.kind": dict(EXAMPLE_CLIPPING),
     "privacy.client.clipping.kind": dict(CLIENT_CLIPPING),
     "evaluation.test.kind": dict(TEST_DATA),

@@ -13,6 +13,8 @@ from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
 from fedsim.asynchronous import ASYNCHRONOUS, Asynchronous
+from fedsim.attacks import ATTACKS, Attack
+from fedsim.communication import Communication
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
 from fedsim.devices.settings import Devices
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     TaskChoice = Objective
     ModelChoice = ModelSettings
     AlgorithmChoice = Algorithm
+    AttackChoice = Attack
     SamplingChoice = CohortSampling
     AsynchronousChoice = Asynchronous
     ExampleClippingChoice = Clipping
@@ -41,6 +44,7 @@ else:
     TaskChoice = choice("kind", TASKS)
     ModelChoice = choice("name", MODELS, Custom)
     AlgorithmChoice = choice("name", ALGORITHMS)
+    AttackChoice = choice("kind", ATTACKS)
     SamplingChoice = choice("kind", SAMPLINGS)
     AsynchronousChoice = choice("kind", ASYNCHRONOUS)
     ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
@@ -203,6 +207,8 @@ class Scenario:
     cohort: Cohort = Cohort()
     devices: Devices | None = None
     asynchronous: AsynchronousChoice | None = None
+    communication: Communication = Communication()
+    attack: AttackChoice | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()

@@ -26,7 +26,10 @@ class Stream(IntEnum):
     UNSEEN = 22
     FEATURES = 23
     FOLD = 24
+    ATTACK = 25
     DEVICES = 26
+    COMPRESSION = 27
+    ROOT = 28
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

@@ -20,11 +20,11 @@ from fedsim.asynchronous.releasing import release_arrived
 from fedsim.asynchronous.waiting import Waiting
 from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected
+from fedsim.combining import Combiner
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.evaluation import evaluate, metric_names
 from fedsim.exchange import exchange
 from fedsim.federation import Federation
-from fedsim.messages import Rows, join_rows
 from fedsim.models.transfer import whole_model
 from fedsim.outings import Outing, candidates, charges, go_out
 from fedsim.privacy.correlated import CorrelatedNoise
@@ -48,6 +48,7 @@ class Session:
     server: ServerStep
     correlation: CorrelatedNoise | None
     clip_norms: dict[Unit, float]
+    combiner: Combiner
     memory: Tensor  # what the algorithm's server keeps beside the model
     store: ClientStore | None = None  # what clients keep from round to round
     waiting: Waiting | None = None  # an asynchronous run's reports that have not arrived
@@ -65,7 +66,7 @@ class Session:
             tensors["correlation"] = self.correlation.state()
         if self.waiting is not None:
             tensors |= self.waiting.state()
-        return self.server.state() | tensors | {"memory": self.memory}
+        return self.server.state() | tensors | self.combiner.state() | {"memory": self.memory}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Take a checkpoint's state back."""
@@ -78,6 +79,7 @@ class Session:
         if self.waiting is not None:
             self.waiting.restore(tensors)
         self.memory = tensors.pop("memory").to(self.memory.device)
+        self.combiner.restore(tensors)
         self.server.restore(tensors)
         if self.store is not None:
             self.store.rewind(progress.round)
@@ -213,7 +215,7 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
     if session.waiting is not None:
         return release_arrived(session, session.waiting, session.waiting.turn(round_))
     if federation.stacks:
-        return aggregated(federation, sums.rows)
+        return session.combiner.combine(sums.rows, sums.job)
     if plan is None or not federation.plan.trusts_the_server:
         return total.total / total.weight if total.weight else total.total
     rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.draw_seed, round_)
@@ -225,15 +227,6 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
         share = released.count / plan.expected_weight + 0.5
         session.clip_norms["client"] = adapted(clip_norm, settings.learning_rate, settings.quantile, share)
     return released.total / plan.expected_weight
-
-
-def aggregated(federation: Federation, parts: list[Rows]) -> Tensor | None:
-    """What the scenario's aggregator makes of every client's report, or None if it needs more of them."""
-    rows, aggregator = join_rows(parts), federation.scenario.algorithm.aggregation
-    if len(rows.clients) < max(1, aggregator.least):
-        return None
-    reports, weights = (torch.from_numpy(array).to(federation.device) for array in (rows.reports, rows.weights))
-    return aggregator.aggregate(reports, weights)
 
 
 def adapt_to_gradients(session: Session, sums: Collected, cohort: Ids) -> None:

@@ -4,7 +4,17 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import cost_figures, figures, folds, headline, plain, population_figures, quality
+from fedsim.report import (
+    attack,
+    communication,
+    cost_figures,
+    figures,
+    folds,
+    headline,
+    plain,
+    population_figures,
+    quality,
+)
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
@@ -64,6 +74,8 @@ def context(record: RunRecord) -> dict[str, Any]:
         "metrics": quality.metric_rows(summary),
         "classes": quality.class_rows(summary),
         "class_note": quality.class_note(summary),
+        "attack": attack.facts(summary),
+        "attack_course": attack.panels(summary, record.rounds),
         "population": _present(_population(record)),
         "clients": quality.client_rows(record.clients),
         "client_columns": quality.client_columns(record.clients),
@@ -124,6 +136,7 @@ def _costs(summary: Json) -> Facts:
         *([("Simulated time", plain.duration(seconds["simulated"]))] if "simulated" in seconds else []),
         ("Sent by the clients", plain.size(sent.get("up"))),
         ("Sent to the clients", plain.size(sent.get("down"))),
+        *communication.facts(summary.get("communication") or {}),
         ("Memory at the peak", plain.size((summary.get("memory") or {}).get("peak_bytes"))),
         ("Where the clients ran", f"{engine} engine, on {device}"),
         ("How they were trained", f"{trainer} trainer{reason}"),
