@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedsim.checks_aggregation import check_aggregation, check_least
+from fedsim.checks_algorithm import algorithm_problems
 from fedsim.checks_attack import check_attack
 from fedsim.checks_communication import check_communication
 from fedsim.checks_devices import check_devices
@@ -42,6 +43,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
         *check_aggregation(scenario),
+        *algorithm_problems(scenario),
         *_initial(scenario.model),
         *check_devices(scenario),
         *check_communication(scenario),

@@ -77,7 +77,7 @@ def _asynchronous(scenario: Scenario) -> Iterator[str]:
             "finish; leave it out"
         )
     if scenario.algorithm.strategy is not None:
-        yield f'algorithm.strategy = "{scenario.algorithm.strategy}": knows rounds only, and [asynchronous] has none'
+        yield "algorithm.strategy: Flower's strategies wait for all replies of a round, which [asynchronous] does not"
     elif aggregation.needs_every_update:
         yield (
             f'algorithm.aggregation.kind = "{aggregation.kind}": has no weights for updates that are late; with '

@@ -131,11 +131,11 @@ def block_work(federation: Federation, job: TrainJob, clients: Indices, keystrea
 
     if plan is None:
         records, lengths = epoch_batches(held, local.batch_size, steps, draw)
-        return Work(clients, records, lengths, keystream, local.batch_size)
+        return Work(clients, records, lengths, keystream, local.batch_size, held=held)
     records, lengths = poisson_batches(held, plan.rates[clients], steps, draw)
     noise = plan.mechanisms(clients, job.clip_norms["example"], keystream)
     per_layer = isinstance(plan.clipping, PerLayerClip)
-    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer)
+    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer, held)
 
 
 def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Indices:
@@ -143,8 +143,8 @@ def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Ind
     local, plan = federation.scenario.algorithm.local, federation.plan.example
     if plan is not None:
         return plan.steps[clients]
-    if local.steps is not None:
-        return np.full(len(clients), local.steps, np.int64)
+    if local.steps is not None or federation.scenario.algorithm.one_step:
+        return np.full(len(clients), local.steps or 1, np.int64)
     return local.epochs * -(-sizes // local.batch_size)
 
 
@@ -158,7 +158,8 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     local, trainer = federation.scenario.algorithm.local, federation.trainer
     threads = min(federation.workers, trainer.parallel_blocks)
     private = federation.plan.example is not None
-    per_client = trainer.bytes_per_client(local.batch_size, private) + 4 * 2 * federation.state_size
+    beyond = 4 * 2 * (2 * (federation.report_size - federation.layout.size) + federation.state_size)
+    per_client = trainer.bytes_per_client(local.batch_size, private) + beyond
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
     clients, whole = apart(federation, clients)

@@ -205,10 +205,10 @@ class Scenario:
     model: ModelChoice = Mlp()
     algorithm: AlgorithmChoice = FedAvg()
     cohort: Cohort = Cohort()
-    devices: Devices | None = None
-    asynchronous: AsynchronousChoice | None = None
     communication: Communication = Communication()
     attack: AttackChoice | None = None
+    devices: Devices | None = None
+    asynchronous: AsynchronousChoice | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()

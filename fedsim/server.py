@@ -199,7 +199,8 @@ def step(session: Session, aggregate: Tensor | None, arrived: int) -> None:
     clients, plan = len(federation.population), federation.plan
     # Where noise hides who took part, so must what the algorithm makes of their number.
     took_part = plan.client.expected_weight if plan.client else arrived
-    algorithm, params = federation.scenario.algorithm, server.params.detach()
+    round_, params = session.progress.round + 1, server.params.detach()
+    algorithm = federation.scenario.algorithm.in_round(round_, federation.scenario.rounds, session.losses)
     update, memory = algorithm.conclude(aggregate.to(params.dtype), params, session.memory, took_part / clients)
     session.memory = memory
     server.step(update)

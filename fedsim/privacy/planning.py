@@ -44,8 +44,8 @@ def make_plan(scenario: Scenario, sizes: NDArray[np.int64], schedule: Schedule |
 def local_steps(scenario: Scenario, rates: Floats) -> NDArray[np.int64]:
     """Local steps a round for clients that draw a record with these rates a step: one pass takes 1 / rate steps."""
     local = scenario.algorithm.local
-    if local.steps is not None:
-        return np.full(len(rates), local.steps, np.int64)
+    if local.steps is not None or scenario.algorithm.one_step:
+        return np.full(len(rates), local.steps or 1, np.int64)
     return local.epochs * np.maximum(1, np.rint(1 / rates)).astype(np.int64)
 
 

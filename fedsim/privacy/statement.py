@@ -20,6 +20,7 @@ from fedsim.privacy.events import Composition
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
 from fedsim.privacy.sampling import Cyclic
+from fedsim.privacy.statement_algorithm import beside_guarantees, beside_updates
 from fedsim.privacy.statement_devices import device_assumptions
 
 CONVERSION = (
@@ -141,6 +142,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
         )
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
+    assumptions += beside_updates(federation, plan)
     sizes = federation.population.sizes
     return {
         "relation": "add-remove",
@@ -168,8 +170,9 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
             ONE_OWNER.format(unit="user", held="is one client"),
             *_chosen_owners(federation),
             *_client_assumptions(federation, plan),
-            *device_assumptions(federation, plan),
             *communication_assumptions(federation.scenario.communication, plan.placement),
+            *beside_updates(federation, plan),
+            *device_assumptions(federation, plan),
         ],
         "projected": settings.projected is not None,
     }
@@ -242,6 +245,7 @@ def outside(federation: Federation) -> list[str]:
         lines.append("The report shows some of these test records themselves, beside what the model makes of them.")
     if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")
+    lines += beside_guarantees(federation)
     if federation.task.data.notes:
         lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
     if federation.holdings.root is not None:

@@ -29,7 +29,8 @@ class Work:
 
     ``records`` holds record numbers, client after client and step after step; ``lengths`` ``[clients, steps]`` how many
     there are in each step, and -1 where a client has finished. Clients with more steps come first, so those that still
-    train are always the first rows. ``denominator`` is the public batch size by which DP-SGD divides.
+    train are always the first rows. ``denominator`` is the public batch size by which DP-SGD divides. ``held`` is all
+    that the clients hold.
     """
 
     clients: Records
@@ -39,6 +40,7 @@ class Work:
     denominator: int
     noise: GaussianSums | None = None
     per_layer: bool = False
+    held: Held | None = None
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
@@ -60,6 +62,12 @@ class Work:
         """How many clients train in a step: the first rows."""
         return int((self.lengths[:, step] >= 0).sum())
 
+    def whole(self) -> Work:
+        """One step of each client on all of its records at once; without privacy only, whose records are sampled."""
+        assert self.held is not None
+        assert self.noise is None, "DP-SGD trains on samples of the records"
+        return replace(self, records=self.held.records(), lengths=self.held.sizes[:, None])
+
     def rows(self, start: int, stop: int) -> Work:
         """The work of some of the clients."""
         steps = int(self.steps[start:stop].max(initial=0))
@@ -73,6 +81,8 @@ class Work:
             records=self.records[first:last],
             lengths=self.lengths[start:stop, :steps],
             noise=noise,
+            held=self.held
+            and replace(self.held, starts=self.held.starts[start:stop], sizes=self.held.sizes[start:stop]),
         )
 
 
@@ -83,6 +93,12 @@ class Held:
     indices: Records
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
+
+    def records(self) -> Records:
+        """All of them, client after client."""
+        ends = np.cumsum(self.sizes)
+        own = np.arange(self.sizes.sum()) + np.repeat(self.starts - ends + self.sizes, self.sizes)
+        return np.asarray(self.indices[own], np.int64)
 
 
 def epoch_batches(

@@ -207,8 +207,18 @@ def test_an_entry_is_found_by_its_name_where_that_is_unique():
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algorithm, trainer, privacy, tmp_path):
+    """Or it says why not."""
     text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + PRIVACY[privacy]
     overrides = ["rounds=2", f"engine.trainer={trainer}", 'cohort.sampling={kind="poisson", rate=0.6}']
+    overrides += ["algorithm.local.steps=2"] * (not ALGORITHMS[algorithm].one_step)
+    refused = {unit: getattr(ALGORITHMS[algorithm], f"refuses_{unit}_level") for unit in ("example", "client")}
+    reasons = [why for unit, why in refused.items() if why is not None and privacy in (unit, "both")]
+    if reasons:
+        with pytest.raises(BadInput) as error:
+            parse_scenario(text, "tiny", overrides)
+        assert str(error.value).count(f'algorithm.name = "{algorithm}": not with [privacy.') == len(reasons)
+        assert all(why in str(error.value) for why in reasons)
+        return
     result = short_run(parse_scenario(text, "tiny", overrides), tmp_path)
     assert result.summary["trainer"] == trainer
 
