@@ -59,7 +59,9 @@ def tamper(federation: Federation, work: Work, reports: Tensor) -> None:
 
 def expected_cohort(federation: Federation) -> int:
     """The public expected number of clients in a round, at least one."""
-    clients = len(federation.population)
+    clients, method = len(federation.population), federation.scenario.asynchronous
+    if method is not None:
+        return method.buffer_size
     return max(1, round(federation.plan.sampling.participation(clients) * clients))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,8 +11,8 @@ from fedsim.checks_aggregation import check_aggregation, check_least
 from fedsim.checks_algorithm import algorithm_problems
 from fedsim.checks_attack import check_attack
 from fedsim.checks_communication import check_communication
-from fedsim.checks_devices import check_devices, check_places
-from fedsim.checks_raw import one_noise, unknown_optimizer
+from fedsim.checks_devices import check_devices
+from fedsim.checks_raw import finite, one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
 from fedsim.population import Natural
@@ -46,14 +45,14 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *check_aggregation(scenario),
         *algorithm_problems(scenario),
         *_initial(scenario.model),
+        *check_devices(scenario),
         *check_communication(scenario),
         *check_attack(scenario),
-        *check_devices(scenario),
-        *_finite("algorithm.local.options", scenario.algorithm.local.options),
-        *_finite("algorithm.server.options", scenario.algorithm.server.options),
-        *_finite("algorithm.strategy_options", scenario.algorithm.strategy_options),
-        *_finite("model.settings", getattr(scenario.model, "settings", {})),
-        *_finite("data.settings", getattr(scenario.data, "settings", {})),
+        *finite("algorithm.local.options", scenario.algorithm.local.options),
+        *finite("algorithm.server.options", scenario.algorithm.server.options),
+        *finite("algorithm.strategy_options", scenario.algorithm.strategy_options),
+        *finite("model.settings", getattr(scenario.model, "settings", {})),
+        *finite("data.settings", getattr(scenario.data, "settings", {})),
     ]
 
 
@@ -72,18 +71,6 @@ def _optimizer(path: str, settings: Any, valid: list[str]) -> Iterator[str]:
         yield f'{path}.options.{name}: optimizer "{settings.optimizer}" has no such option ({hint})'
     if not unknown:
         yield from _buildable(path, settings)
-
-
-def _finite(path: str, value: Any) -> Iterator[str]:
-    """NaN and infinity in tables of free form; elsewhere the fields' types refuse them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{path} = {value}: must be a finite number"
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _finite(f"{path}.{key}", item)
-    elif isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _finite(f"{path}[{number}]", item)
 
 
 def _buildable(path: str, settings: Any) -> Iterator[str]:
@@ -125,7 +112,6 @@ def _cohort(scenario: Scenario) -> Iterator[str]:
     clients = scenario.population.clients
     if clients is not None:  # else the data decides, and the set-up checks
         yield from check_clients(scenario, clients, "population.clients")
-        yield from check_places(scenario, clients, "population.clients")
 
 
 def check_clients(scenario: Scenario, clients: int, name: str = "training clients") -> Iterator[str]:

@@ -11,6 +11,9 @@ from fedsim.scenario import Scenario
 
 def check_devices(scenario: Scenario) -> Iterator[str]:
     """Every impossible combination, one line each, with the dotted path."""
+    clients = scenario.population.clients
+    if clients is not None:  # else the data decides, and the set-up checks
+        yield from check_places(scenario, clients, "population.clients")
     if scenario.asynchronous is not None:
         yield from _asynchronous(scenario)
         yield from _asynchronous_privacy(scenario)

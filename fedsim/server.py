@@ -117,7 +117,7 @@ def run_rounds(session: Session, grid: Grid) -> None:
         session.ledger.charge(round_, charges(federation.plan, outing))
         look_again(session, outing.asked)
         sums = exchange(session, grid, outing)
-        step(session, release(session, sums, round_), sums)
+        step(session, release(session, sums, round_), outing.uploads(sums.updates.clients))
         if not torch.isfinite(server.params).all():
             raise FedsimError(
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
@@ -190,7 +190,7 @@ def look_again(session: Session, charged: Ids) -> None:
         session.can_pay[_able(session, plan, charged)] = True
 
 
-def step(session: Session, aggregate: Tensor | None, sums: Collected) -> None:
+def step(session: Session, aggregate: Tensor | None, arrived: int) -> None:
     """Move the model by what the algorithm makes of the aggregated report; without one it stays where it is."""
     if aggregate is None:
         session.progress.skipped_rounds += 1
@@ -198,7 +198,7 @@ def step(session: Session, aggregate: Tensor | None, sums: Collected) -> None:
     federation, server = session.federation, session.server
     clients, plan = len(federation.population), federation.plan
     # Where noise hides who took part, so must what the algorithm makes of their number.
-    took_part = plan.client.expected_weight if plan.client else sums.updates.clients
+    took_part = plan.client.expected_weight if plan.client else arrived
     round_, params = session.progress.round + 1, server.params.detach()
     algorithm = federation.scenario.algorithm.in_round(round_, federation.scenario.rounds, session.losses)
     update, memory = algorithm.conclude(aggregate.to(params.dtype), params, session.memory, took_part / clients)

@@ -110,9 +110,8 @@ def _spread(compositions: list[Composition]) -> dict[str, Any]:
 
 
 def _range(values: list[Any]) -> Any:
-    if not values:
-        return 0
-    return values[0] if min(values) == max(values) else {"min": min(values), "max": max(values)}
+    low, high = min(values, default=0), max(values, default=0)
+    return low if low == high else {"min": low, "max": high}
 
 
 def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
@@ -137,11 +136,11 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
     if settings.delta_times_n is not None:
         assumptions.append("Each client has its own delta, delta_times_n / n_i; the largest is shown.")
     assumptions += communication_assumptions(federation.scenario.communication, "example")
+    assumptions += device_assumptions(federation, plan)
     if isinstance(plan.clipping, AdaptiveClip):
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
         )
-    assumptions += device_assumptions(federation, plan)
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
     assumptions += beside_updates(federation, plan)
     sizes = federation.population.sizes
