@@ -105,6 +105,16 @@ def test_held_back_test_records_of_attackers_stay_clean(federation):
     assert (hostile.holdings.data.train.labels != clean.holdings.data.train.labels).any()
 
 
+def test_the_servers_own_root_records_stay_clean(federation):
+    text = "algorithm.aggregation={ kind = 'fltrust', root_records = 50 }"
+    hostile, clean = federation(text, text=attacked("label_flip")), federation(text, text=HONEST)
+    root = hostile.holdings.root.indices
+    before, after = clean.holdings.data.train, hostile.holdings.data.train
+    assert len(root) == 50
+    assert (before.labels[root] == after.labels[root]).all()
+    assert (before.labels != after.labels).any()
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "sign_flip", "model_replacement", "alie", "nan"])
 def test_under_client_level_privacy_attackers_are_clipped_like_everyone(federation, kind):
     hostile = federation(text=attacked(kind, CLIENT_PRIVACY))
@@ -188,6 +198,7 @@ REPLACE = 'relation = "replace-one"\n[cohort]\nsampling = { kind = "fixed", size
         (attacked("alie", CLIENT_PRIVACY + REPLACE), 'attack.kind = "alie": in a cohort of fixed size'),
         (attacked("alie", "fraction = 1.0\n").replace("fraction = 0.4\n", ""), "attack.fraction = 1.0"),
         (attacked("sign_flop"), '(did you mean "sign_flip"?)'),
+        (attacked("sign_flip", "scael = 2.0\n"), 'attack.scael = 2.0: unknown key (did you mean "scale"?)'),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(text, message):
