@@ -17,6 +17,7 @@ from fedsim.attacks import ATTACKS, Attackers
 from fedsim.client import train_clients
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.privacy.keystream import Keystream
+from fedsim.privacy.statement import outside
 from tests.conftest import CLIENT_PRIVACY, SMALL, job_of
 
 HONEST = SMALL.replace("clients = 6", "clients = 8")
@@ -209,3 +210,11 @@ def test_what_cannot_be_is_refused_with_the_reason(text, message):
 
 def test_attacks_on_records_alone_go_with_local_privacy():
     parse_scenario(attacked("label_flip", CLIENT_PRIVACY + LOCAL), "small")
+
+
+def test_whom_a_guarantee_for_clients_is_for_is_said(federation):
+    """Attackers show each other what they have, so nothing is promised to them."""
+    private = outside(federation(text=attacked("alie", CLIENT_PRIVACY)))
+    assert any("3 clients play attackers" in line and "do not attack" in line for line in private)
+    for text in (attacked("alie"), HONEST + CLIENT_PRIVACY):
+        assert not any("play attackers" in line for line in outside(federation(text=text)))
