@@ -21,6 +21,7 @@ from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
 from fedsim.privacy.sampling import Cyclic
 from fedsim.privacy.statement_algorithm import beside_guarantees, beside_updates
+from fedsim.privacy.statement_devices import device_assumptions
 
 CONVERSION = (
     "privacy loss distributions, discretised pessimistically (connect the dots), composed by FFT and converted to "
@@ -140,6 +141,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
         )
+    assumptions += device_assumptions(federation, plan)
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
     assumptions += beside_updates(federation, plan)
     sizes = federation.population.sizes
@@ -171,6 +173,7 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
             *_client_assumptions(federation, plan),
             *communication_assumptions(federation.scenario.communication, plan.placement),
             *beside_updates(federation, plan),
+            *device_assumptions(federation, plan),
         ],
         "projected": settings.projected is not None,
     }
