@@ -198,6 +198,7 @@ REPLACE = 'relation = "replace-one"\n[cohort]\nsampling = { kind = "fixed", size
         (attacked("sign_flip", CLIENT_PRIVACY + LOCAL), 'attack.kind = "sign_flip": with privacy.client.placement'),
         (attacked("alie", CLIENT_PRIVACY + REPLACE), 'attack.kind = "alie": in a cohort of fixed size'),
         (attacked("alie", "fraction = 1.0\n").replace("fraction = 0.4\n", ""), "attack.fraction = 1.0"),
+        (attacked("alie", '[asynchronous]\nkind = "fedbuff"\n'), 'attack.kind = "alie": its attackers agree'),
         (attacked("sign_flop"), '(did you mean "sign_flip"?)'),
         (attacked("sign_flip", "scael = 2.0\n"), 'attack.scael = 2.0: unknown key (did you mean "scale"?)'),
     ],
