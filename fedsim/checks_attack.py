@@ -17,6 +17,11 @@ def check_attack(scenario: Scenario) -> Iterator[str]:
     where = f'attack.kind = "{attack.kind}"'
     if attack.for_classes and scenario.task is not None and scenario.task.kind != "classification":
         yield f'{where}: it changes what classes records are in, so it needs task.kind = "classification"'
+    if scenario.asynchronous is not None and attack.colludes:
+        yield (
+            f"{where}: its attackers agree on what they send in a round, but in an asynchronous run few start "
+            "together, and one that is alone is honest; use another attack, or leave out [asynchronous]"
+        )
     if isinstance(attack, LabelFlip):
         yield from _label_flip(attack)
     yield from _client_privacy(scenario, where)

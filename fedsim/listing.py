@@ -59,7 +59,7 @@ def tables_text() -> str:
     """Every table, with the first line of what each entry is."""
     lines = []
     for key, table in TABLES.items():
-        lines += [key, *(f"  {name:<14} {_about(entry).splitlines()[0]}" for name, entry in table.items())]
+        lines += [key, *(f"  {name:<18} {_about(entry).splitlines()[0]}" for name, entry in table.items())]
     lines += ["algorithm.local.optimizer", f"  {', '.join(ELEMENTWISE)}"]
     lines += ["algorithm.server.optimizer", f"  {', '.join(sorted(optimizer_classes()))}"]
     return "\n".join(lines)

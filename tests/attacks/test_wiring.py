@@ -17,6 +17,7 @@ from fedsim.attacks import ATTACKS, Attackers
 from fedsim.client import train_clients
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.privacy.keystream import Keystream
+from fedsim.privacy.statement import outside
 from tests.conftest import CLIENT_PRIVACY, SMALL, job_of
 
 HONEST = SMALL.replace("clients = 6", "clients = 8")
@@ -105,6 +106,16 @@ def test_held_back_test_records_of_attackers_stay_clean(federation):
     assert (hostile.holdings.data.train.labels != clean.holdings.data.train.labels).any()
 
 
+def test_the_servers_own_root_records_stay_clean(federation):
+    text = "algorithm.aggregation={ kind = 'fltrust', root_records = 50 }"
+    hostile, clean = federation(text, text=attacked("label_flip")), federation(text, text=HONEST)
+    root = hostile.holdings.root.indices
+    before, after = clean.holdings.data.train, hostile.holdings.data.train
+    assert len(root) == 50
+    assert (before.labels[root] == after.labels[root]).all()
+    assert (before.labels != after.labels).any()
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "sign_flip", "model_replacement", "alie", "nan"])
 def test_under_client_level_privacy_attackers_are_clipped_like_everyone(federation, kind):
     hostile = federation(text=attacked(kind, CLIENT_PRIVACY))
@@ -187,7 +198,9 @@ REPLACE = 'relation = "replace-one"\n[cohort]\nsampling = { kind = "fixed", size
         (attacked("sign_flip", CLIENT_PRIVACY + LOCAL), 'attack.kind = "sign_flip": with privacy.client.placement'),
         (attacked("alie", CLIENT_PRIVACY + REPLACE), 'attack.kind = "alie": in a cohort of fixed size'),
         (attacked("alie", "fraction = 1.0\n").replace("fraction = 0.4\n", ""), "attack.fraction = 1.0"),
+        (attacked("alie", '[asynchronous]\nkind = "fedbuff"\n'), 'attack.kind = "alie": its attackers agree'),
         (attacked("sign_flop"), '(did you mean "sign_flip"?)'),
+        (attacked("sign_flip", "scael = 2.0\n"), 'attack.scael = 2.0: unknown key (did you mean "scale"?)'),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(text, message):
@@ -198,3 +211,11 @@ def test_what_cannot_be_is_refused_with_the_reason(text, message):
 
 def test_attacks_on_records_alone_go_with_local_privacy():
     parse_scenario(attacked("label_flip", CLIENT_PRIVACY + LOCAL), "small")
+
+
+def test_whom_a_guarantee_for_clients_is_for_is_said(federation):
+    """Attackers show each other what they have, so nothing is promised to them."""
+    private = outside(federation(text=attacked("alie", CLIENT_PRIVACY)))
+    assert any("3 clients play attackers" in line and "do not attack" in line for line in private)
+    for text in (attacked("alie"), HONEST + CLIENT_PRIVACY):
+        assert not any("play attackers" in line for line in outside(federation(text=text)))
