@@ -14,7 +14,8 @@ from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
 from fedsim.params import bind_vector
 from fedsim.population.statistics import histogram, label_counts, size_statistics
-from fedsim.privacy.statement import outside, privacy_entries
+from fedsim.privacy.outside import outside
+from fedsim.privacy.statement import privacy_entries
 from fedsim.privacy.statement_devices import drop_out_sentence
 from fedsim.server import Session
 

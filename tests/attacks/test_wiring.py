@@ -17,7 +17,7 @@ from fedsim.attacks import ATTACKS, Attackers
 from fedsim.client import train_clients
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.privacy.keystream import Keystream
-from fedsim.privacy.statement import outside
+from fedsim.privacy.outside import outside
 from tests.conftest import CLIENT_PRIVACY, SMALL, job_of
 
 HONEST = SMALL.replace("clients = 6", "clients = 8")
