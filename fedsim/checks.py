@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.checks_algorithm import algorithm_problems
+from fedsim.checks_personal import personal_problems
 from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
@@ -36,6 +38,8 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_shared_ledger(scenario),
         *_scaling(scenario),
         *_weighting(scenario),
+        *algorithm_problems(scenario),
+        *personal_problems(scenario),
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
         *_initial(scenario.model),

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedsim.aggregation import WeightedSum
+from fedsim.algorithms import LocalTraining
 from fedsim.client_store import ClientStore
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
@@ -122,26 +123,47 @@ def block_work(federation: Federation, job: TrainJob, clients: Indices, keystrea
     order = np.argsort(-steps, kind="stable")
     clients, sizes, steps = clients[order], sizes[order], steps[order]
     held = Held(population.indices, population.offsets[clients], sizes)
+    again = second_pass(federation, clients, keystream)
 
     def draw(counts: Indices) -> NDArray[np.uint64]:
         return federation.trainer.words(keystream, Stream.BATCHES, clients, counts)
 
     if plan is None:
         records, lengths = epoch_batches(held, local.batch_size, steps, draw)
-        return Work(clients, records, lengths, keystream, local.batch_size)
+        return Work(clients, records, lengths, keystream, local.batch_size, again=again)
     records, lengths = poisson_batches(held, plan.rates[clients], steps, draw)
     noise = plan.mechanisms(clients, job.clip_norms["example"], keystream)
     per_layer = isinstance(plan.clipping, PerLayerClip)
-    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer)
+    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer, again)
+
+
+def second_pass(federation: Federation, clients: Indices, keystream: Keystream) -> Callable[[LocalTraining], Work]:
+    """Draws what clients train for themselves alone: other batches of their records, from words of their own."""
+    population, apart = federation.population, keystream.apart(Stream.PERSONAL)
+
+    def again(local: LocalTraining) -> Work:
+        steps = plain_steps(local, population.sizes[clients])
+        chosen = clients[order := np.argsort(-steps, kind="stable")]
+        held = Held(population.indices, population.offsets[chosen], population.sizes[chosen])
+
+        def draw(counts: Indices) -> NDArray[np.uint64]:
+            return federation.trainer.words(apart, Stream.PERSONAL, chosen, counts)
+
+        return Work(chosen, *epoch_batches(held, local.batch_size, steps[order], draw), apart, local.batch_size)
+
+    return again
 
 
 def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Indices:
     """Number of local steps of each client in a round ``[clients]``."""
-    local, plan = federation.scenario.algorithm.local, federation.plan.example
-    if plan is not None:
-        return plan.steps[clients]
+    plan = federation.plan.example
+    return plain_steps(federation.scenario.algorithm.local, sizes) if plan is None else plan.steps[clients]
+
+
+def plain_steps(local: LocalTraining, sizes: Indices) -> Indices:
+    """Number of steps without privacy of clients that hold so many records ``[clients]``."""
     if local.steps is not None:
-        return np.full(len(clients), local.steps, np.int64)
+        return np.full(len(sizes), local.steps, np.int64)
     return local.epochs * -(-sizes // local.batch_size)
 
 

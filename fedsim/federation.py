@@ -75,6 +75,11 @@ class Federation:
         return algorithm.memory_size(self.layout) if algorithm.sends_memory else 0
 
     @property
+    def personalises(self) -> bool:
+        """Whether clients have models of their own, and records held back to test them on."""
+        return self.scenario.algorithm.personalises and self.holdings.held_back is not None
+
+    @property
     def stacks(self) -> bool:
         """Whether the server needs every client's report by itself, and not only their sum."""
         return self.scenario.algorithm.aggregation.needs_every_update
@@ -111,6 +116,7 @@ def build_federation(scenario: Scenario) -> Federation:
     unseen = replace(task, data=apart) if apart is not None else None
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
+    scenario.algorithm.check(Layout.of(module))
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
     rest, cached = without_prefix(module, task, scenario.engine.memory_gib * 2**30)

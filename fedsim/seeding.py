@@ -26,6 +26,7 @@ class Stream(IntEnum):
     UNSEEN = 22
     FEATURES = 23
     FOLD = 24
+    PERSONAL = 29
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

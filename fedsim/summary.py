@@ -12,6 +12,7 @@ from fedsim.evaluation import assess, client_metrics
 from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
 from fedsim.params import bind_vector
+from fedsim.personal import gains, personal_metrics, personal_values
 from fedsim.population.statistics import histogram, label_counts, size_statistics
 from fedsim.privacy.statement import outside, privacy_entries
 from fedsim.server import Session
@@ -36,7 +37,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "status": status,
         "status_reason": reason,
         "task": federation.task.objective.kind,
-        "metrics": assessment.metrics,
+        "metrics": assessment.metrics | personal_metrics(session, session.progress.round),
         "main_metric": federation.task.objective.main_metric,
         **assessment.tables,
         "test_records": len(federation.task.data.test),
@@ -91,7 +92,10 @@ def client_statistics(session: Session) -> dict[str, Any]:
     return {
         **size_statistics(federation.population),
         "labels": labels,
-        "metrics_by_client": client_metrics(federation, session.server.params),
+        "metrics_by_client": client_metrics(
+            federation, session.server.params, personal_values(session, session.progress.round)
+        ),
+        "personal": gains(session),
         "epsilon_example": histogram(epsilons) if epsilons is not None else None,
         "participations": histogram(session.directory.participations(len(federation.population))),
     }

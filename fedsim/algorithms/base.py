@@ -119,6 +119,15 @@ class Algorithm:
     # What "auto" weights clients by where their sizes are not protected.
     natural_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
 
+    # Why not with [privacy.client] or [privacy.example]; None where it can be.
+    refuses_client_level: ClassVar[str | None] = None
+    refuses_example_level: ClassVar[str | None] = None
+    # Whether clients have models of their own beside the global one.
+    personalises: ClassVar[bool] = False
+
+    def check(self, layout: Layout) -> None:
+        """Raises ``BadInput`` if the algorithm is not for this model."""
+
     def report_size(self, layout: Layout) -> int:
         """How many values a client reports: the update's, and behind them the algorithm's own."""
         return layout.size
@@ -151,3 +160,11 @@ class Algorithm:
         ``share`` of all clients took part: of those that answered, or as expected where who did is protected.
         """
         return aggregate, memory
+
+    def whole(self, update: Float[Tensor, " shared"], layout: Layout) -> Float[Tensor, " params"]:
+        """The update of all parameters: those that clients keep to themselves do not change in the global model."""
+        return update
+
+    def personal_models(self, trainer: Trainer, given: Given, work: Work) -> Float[Tensor, "clients params"]:
+        """The model that each client would use itself; the global one, unless the algorithm personalises."""
+        return given.params.expand(len(work.clients), -1)
