@@ -93,7 +93,7 @@ def train_clients(federation: Federation, job: TrainJob, store: ClientStore | No
 
 
 def _fits(federation: Federation, job: TrainJob) -> bool:
-    sizes = (len(job.params), len(job.memory)) == (federation.start.numel(), federation.sent_memory_size)
+    sizes = (len(job.params), len(job.memory)) == (federation.sent_model_size, federation.sent_memory_size)
     return sizes and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
 
 

@@ -69,6 +69,11 @@ class Federation:
         return self.scenario.algorithm.state_size(self.layout)
 
     @property
+    def sent_model_size(self) -> int:
+        """How many values of the model the server sends."""
+        return self.start.numel() if self.scenario.algorithm.sends_model else 0
+
+    @property
     def sent_memory_size(self) -> int:
         """How many values the server sends beside the model."""
         algorithm = self.scenario.algorithm

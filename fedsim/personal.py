@@ -35,7 +35,7 @@ def personal_metrics(session: Session, round_: int) -> dict[str, float]:
 def personal_values(session: Session, round_: int) -> Values | None:
     """The compared metric of each tested client's own model after a round; computed once a round.
 
-    Raises ``FedsimError`` if every personal model is NaN or infinite.
+    Raises ``FedsimError`` if every personal model is NaN or infinite, in a run without privacy.
     """
     federation = session.federation
     if not federation.personalises:
@@ -59,7 +59,7 @@ def _measured(session: Session, round_: int) -> Values:
             own = federation.trainer.task.measure(federation.trainer.module, part)
             measured = measured if len(measured) else np.empty((len(held_back.indices), own.shape[1]))
             measured[part] = own
-    if not finite:
+    if not finite and not federation.plan.units:  # to stop because of it would tell of what no noise covers
         raise FedsimError(
             f"Training diverged in round {round_}: every client's own model is NaN or infinite. Lower a learning rate."
         )

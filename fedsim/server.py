@@ -180,7 +180,7 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     """The cohort spread over the nodes, one job each; no node gets an empty one."""
     nodes = sorted(grid.get_node_ids())
     scenario = session.federation.scenario
-    params = session.server.params.detach().cpu().numpy().copy()
+    params = session.server.params.detach()[: session.federation.sent_model_size].cpu().numpy().copy()
     memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
     sent = memory.cpu().numpy().copy()
     text = scenario.to_toml()
@@ -261,7 +261,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         better = session.metrics["loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1
-    up, down = 4 * federation.report_size, 4 * (federation.start.numel() + federation.sent_memory_size)
+    up, down = 4 * federation.report_size, 4 * (federation.sent_model_size + federation.sent_memory_size)
     spent = {plan.unit: session.ledger.spent(plan.unit, plan.deltas) for plan in federation.plan.units}
     seconds = time.perf_counter() - started
     row = {

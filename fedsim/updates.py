@@ -76,6 +76,8 @@ def _train(federation: Federation, job: TrainJob, work: Work, store: ClientStore
     algorithm = replace(algorithm, local=replace(algorithm.local, learning_rate=job.learning_rate))
     kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
     params, memory, state = (torch.from_numpy(array).to(device) for array in (job.params, job.memory, kept))
+    if not algorithm.sends_model:
+        params = federation.start
     trained = algorithm.train(
         federation.trainer, Given(params, memory, state, federation.start, federation.layout), work
     )

@@ -114,6 +114,8 @@ class Algorithm:
 
     # Whether ``problem`` has a transform, which the fastest trainers do not know.
     transforms: ClassVar[bool] = False
+    # Whether clients get the model at all.
+    sends_model: ClassVar[bool] = True
     # Whether clients get the server's memory beside the model.
     sends_memory: ClassVar[bool] = False
     # What "auto" weights clients by where their sizes are not protected.

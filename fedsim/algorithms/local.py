@@ -20,6 +20,7 @@ class Local(PrivateParameters):
 
     name: Literal["local"] = "local"
 
+    sends_model: ClassVar[bool] = False
     refuses_client_level: ClassVar[str | None] = NOTHING_LEAVES
     refuses_example_level: ClassVar[str | None] = NOTHING_LEAVES
 

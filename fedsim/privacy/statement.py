@@ -19,6 +19,7 @@ from fedsim.privacy.events import Composition
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
 from fedsim.privacy.sampling import Cyclic
+from fedsim.privacy.statement_personal import personal_assumptions, personal_outside
 
 CONVERSION = (
     "privacy loss distributions, discretised pessimistically (connect the dots), composed by FFT and converted to "
@@ -137,6 +138,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
         )
+    assumptions += personal_assumptions(federation)
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
     sizes = federation.population.sizes
     return {
@@ -164,6 +166,7 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
         "assumptions": [
             ONE_OWNER.format(unit="user", held="is one client"),
             *_chosen_owners(federation),
+            *personal_assumptions(federation),
             *_client_assumptions(federation, plan),
         ],
         "projected": settings.projected is not None,
@@ -230,6 +233,7 @@ def outside(federation: Federation) -> list[str]:
     """What was released that no guarantee covers, a sentence each."""
     lines = [
         *_metrics(federation),
+        *personal_outside(federation),
         "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
         "that spent privacy too.",
     ]

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import figures, folds, headline, plain, population_figures, quality
+from fedsim.report import figures, folds, headline, personal, plain, population_figures, quality
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
@@ -83,6 +83,7 @@ def _course(record: RunRecord) -> list[Panel | None]:
         quality.pictures_panel(record),
         figures.epsilon_panel(rounds, privacy),
         population_figures.epsilon_clients_panel(record.clients),
+        personal.gains_panel(record.clients),
     ]
 
 
