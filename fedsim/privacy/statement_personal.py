@@ -11,8 +11,9 @@ def personal_assumptions(federation: Federation) -> Iterator[str]:
     """What the guarantee covers where clients have models of their own."""
     if federation.scenario.algorithm.personalises:
         yield (
-            "The guarantee is for what clients send and for the global models. Every client's own model (or the private "
-            "part of it) stays with the client: it is not released, and whoever got it could learn of its records."
+            "The guarantee is for what clients send and for the global models. A client's own model, or the private "
+            "part of it, stays with the client: it is not released, and whoever got it could learn of that client's "
+            "records."
         )
 
 

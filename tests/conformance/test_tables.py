@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import fedsim
-from fedsim.algorithms import ALGORITHMS
+from fedsim.algorithms import ALGORITHMS, Algorithm
 from fedsim.data import SOURCES, Digits
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
@@ -27,7 +27,7 @@ from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
 from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, settings_of
 from tests.samples import tasks_of
 from tests.tasks.made import Made
 
@@ -203,10 +203,21 @@ def test_an_entry_is_found_by_its_name_where_that_is_unique():
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algorithm, trainer, privacy, tmp_path):
-    text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + PRIVACY[privacy]
     overrides = ["rounds=2", f"engine.trainer={trainer}", 'cohort.sampling={kind="poisson", rate=0.6}']
-    result = short_run(parse_scenario(text, "tiny", overrides), tmp_path)
+    overrides += settings_of(algorithm)
+    if refused(ALGORITHMS[algorithm], privacy):
+        with pytest.raises(BadInput, match=rf'algorithm.name = "{algorithm}": not with \[privacy'):
+            parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides)
+        return
+    result = short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
     assert result.summary["trainer"] == trainer
+    assert ("accuracy_personal_worst" in result.metrics) == ALGORITHMS[algorithm].personalises
+
+
+def refused(algorithm: type[Algorithm], privacy: str) -> bool:
+    """Whether an algorithm says that it cannot have one of the units."""
+    reasons = {"example": algorithm.refuses_example_level, "client": algorithm.refuses_client_level}
+    return any(reason is not None and privacy in (unit, "both") for unit, reason in reasons.items())
 
 
 @pytest.mark.parametrize("source", SOURCES)
