@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.checks_aggregation import check_aggregation, check_least
 from fedsim.checks_algorithm import algorithm_problems
+from fedsim.checks_attack import check_attack
+from fedsim.checks_communication import check_communication
+from fedsim.checks_model import initial_problems
 from fedsim.checks_personal import personal_problems
 from fedsim.checks_raw import one_noise, unknown_optimizer
-from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
 from fedsim.population import Natural
 from fedsim.privacy.clip_settings import AdaptiveClip
@@ -42,9 +45,13 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *personal_problems(scenario),
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
-        *_initial(scenario.model),
+        *check_aggregation(scenario),
+        *initial_problems(scenario.model),
+        *check_communication(scenario),
+        *check_attack(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
+        *_finite("algorithm.strategy_options", scenario.algorithm.strategy_options),
         *_finite("model.settings", getattr(scenario.model, "settings", {})),
         *_finite("data.settings", getattr(scenario.data, "settings", {})),
     ]
@@ -123,6 +130,7 @@ def _cohort(scenario: Scenario) -> Iterator[str]:
 def check_clients(scenario: Scenario, clients: int, name: str = "training clients") -> Iterator[str]:
     """What so many clients cannot have, one line each: larger cohorts, and a delta of 1 / clients or more."""
     sampling, client = scenario.cohort.sampling, scenario.privacy.client
+    yield from check_least(scenario, clients)
     if isinstance(sampling, Fixed) and sampling.size > clients:
         yield f"cohort.sampling.size = {sampling.size}: there are only {name} = {clients}"
     if client is not None and client.projected is not None:
@@ -266,14 +274,6 @@ def _max_grad_norm(scenario: Scenario) -> Iterator[str]:
             f"algorithm.local.max_grad_norm = {norm}: with [privacy.example] every record's gradient is clipped by "
             "privacy.example.clip_norm, and what is left to scale is mostly noise; leave it out"
         )
-
-
-def _initial(model: object) -> Iterator[str]:
-    if not isinstance(model, ModelOptions) or model.initial is not None:
-        return
-    for key in ("initial_skip", "initial_sha256"):
-        if getattr(model, key):
-            yield f"model.{key}: only used with model.initial, the file to start from"
 
 
 def _weighting(scenario: Scenario) -> Iterator[str]:

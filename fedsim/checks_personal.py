@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from fedsim.aggregation.mean import Mean
 from fedsim.algorithms.local import Local
+from fedsim.algorithms.personal import PrivateParameters
+from fedsim.privacy.sampling import Fixed
 from fedsim.scenario import Scenario
 
 STANDS_STILL = 'with algorithm.name = "local" the global model, whose test loss this follows, never changes'
@@ -22,10 +24,35 @@ def personal_problems(scenario: Scenario) -> Iterator[str]:
             f'algorithm.name = "{name}": every client\'s own model is tested on records of that client; set '
             'evaluation.test = { kind = "per_client" }, or evaluation.folds'
         )
+    if isinstance(algorithm, PrivateParameters) and _hides_fixed_cohorts(scenario):
+        yield (
+            f'algorithm.name = "{name}": what a client sends depends on its private parameters, and so tells in which '
+            "rounds it took part; in a cohort of fixed size that tells who else did, which the amplification by "
+            'sampling in [privacy.client] counts as secret; use cohort.sampling.kind = "poisson", or '
+            'privacy.client.relation = "zero-out"'
+        )
     if isinstance(algorithm, Local):
-        if not isinstance(algorithm.aggregation, Mean):
-            yield f'algorithm.aggregation.kind = "{algorithm.aggregation.kind}": "local" sends nothing to aggregate'
-        if evaluation.early_stopping is not None:
-            yield f"evaluation.early_stopping: {STANDS_STILL}"
-        if algorithm.local.schedule.kind == "plateau":
-            yield f'algorithm.local.schedule.kind = "plateau": {STANDS_STILL}'
+        yield from _alone(scenario)
+
+
+def _hides_fixed_cohorts(scenario: Scenario) -> bool:
+    """Whether who took part in a cohort of fixed size has to stay secret."""
+    client = scenario.privacy.client
+    amplified = client is not None and client.placement == "server" and client.relation == "replace-one"
+    return amplified and isinstance(scenario.cohort.sampling, Fixed)
+
+
+def _alone(scenario: Scenario) -> Iterator[str]:
+    """What needs clients that send something, or a global model that changes."""
+    algorithm, evaluation = scenario.algorithm, scenario.evaluation
+    if not isinstance(algorithm.aggregation, Mean):
+        yield f'algorithm.aggregation.kind = "{algorithm.aggregation.kind}": "local" sends nothing to aggregate'
+    if evaluation.early_stopping is not None:
+        yield f"evaluation.early_stopping: {STANDS_STILL}"
+    if algorithm.local.schedule.kind == "plateau":
+        yield f'algorithm.local.schedule.kind = "plateau": {STANDS_STILL}'
+    if scenario.communication.compresses:
+        kind = scenario.communication.compression.kind
+        yield f'communication.compression.kind = "{kind}": "local" sends nothing to compress'
+    if scenario.attack is not None:
+        yield f'attack.kind = "{scenario.attack.kind}": with algorithm.name = "local" no client reaches another'

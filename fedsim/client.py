@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fedsim.aggregation import WeightedSum
 from fedsim.algorithms import LocalTraining
+from fedsim.attacking import apart
 from fedsim.client_store import ClientStore
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
@@ -74,7 +75,9 @@ def train_clients(federation: Federation, job: TrainJob, store: ClientStore | No
     if not _fits(federation, job):
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
     if federation.state_size and store is None:
-        raise BadInput("algorithm: its clients remember something from round to round, which this engine cannot keep.")
+        raise BadInput(
+            "algorithm or communication: clients keep something from round to round, which this engine cannot."
+        )
     keystream = Keystream.of(federation.plan.randomness, federation.scenario.draw_seed, job.round)
     sums = BlockReply(WeightedSum(federation.sum_size, federation.device))
 
@@ -139,7 +142,7 @@ def block_work(federation: Federation, job: TrainJob, clients: Indices, keystrea
 
 def second_pass(federation: Federation, clients: Indices, keystream: Keystream) -> Callable[[LocalTraining], Work]:
     """Draws what clients train for themselves alone: other batches of their records, from words of their own."""
-    population, apart = federation.population, keystream.apart(Stream.PERSONAL)
+    population, own = federation.population, keystream.apart(Stream.PERSONAL)
 
     def again(local: LocalTraining) -> Work:
         steps = plain_steps(local, population.sizes[clients])
@@ -147,9 +150,9 @@ def second_pass(federation: Federation, clients: Indices, keystream: Keystream) 
         held = Held(population.indices, population.offsets[chosen], population.sizes[chosen])
 
         def draw(counts: Indices) -> NDArray[np.uint64]:
-            return federation.trainer.words(apart, Stream.PERSONAL, chosen, counts)
+            return federation.trainer.words(own, Stream.PERSONAL, chosen, counts)
 
-        return Work(chosen, *epoch_batches(held, local.batch_size, steps[order], draw), apart, local.batch_size)
+        return Work(chosen, *epoch_batches(held, local.batch_size, steps[order], draw), own, local.batch_size)
 
     return again
 
@@ -180,5 +183,6 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     per_client = trainer.bytes_per_client(local.batch_size, private) + 4 * 2 * federation.state_size
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
+    clients, whole = apart(federation, clients)
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
-    return [by_size[start : start + length] for start in range(0, len(by_size), length)]
+    return whole + [by_size[start : start + length] for start in range(0, len(by_size), length)]

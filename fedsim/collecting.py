@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 class Collected:
     """A round's replies added up: reports, how many clients dropped out, invalid reports, and centred counts.
 
-    ``rows`` are the reports one by one, where the server needs every one.
+    ``rows`` are the reports one by one, where the server needs every one; ``job`` is one of those that were answered.
     """
 
     updates: WeightedSum
     asked: int
+    job: TrainJob | None = None
     rows: list[Rows] = field(default_factory=list)
     invalid: int = 0
     example_count: float = 0.0
@@ -58,7 +59,9 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
     federation, failure, waiting = session.federation, "", dict(jobs)
     size = federation.report_size
     sums = Collected(
-        WeightedSum(federation.sum_size, federation.device), sum(len(job.clients) for job in jobs.values())
+        WeightedSum(federation.sum_size, federation.device),
+        sum(len(job.clients) for job in jobs.values()),
+        next(iter(jobs.values()), None),
     )
     for message in replies:
         job = waiting.pop(message.metadata.src_node_id, None)

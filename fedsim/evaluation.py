@@ -17,6 +17,8 @@ from fedsim.population.statistics import SHOWN_CLIENTS
 from fedsim.tasks import Objective, Task
 from fedsim.tasks.task import Assessment
 
+# The share of an attack's probe that the model calls what the attacker wants.
+ATTACK_SUCCESS = "attack_success"
 # Of these metrics more is better; of all others (losses, errors, perplexity) less is.
 MORE_IS_BETTER = frozenset(["accuracy", "macro_f1", "auroc", "r2", "psnr"])
 
@@ -60,7 +62,8 @@ def metric_names(federation: Federation) -> tuple[str, ...]:
     over_clients = tuple(spread(main, one)) if federation.holdings.held_back else ()
     over_clients += tuple(spread(main, one, PERSONAL)) if federation.personalises else ()
     unseen = tuple(f"{name}_unseen" for name in names) if federation.unseen else ()
-    return (*names, *over_clients, *unseen)
+    attack = (ATTACK_SUCCESS,) if federation.probe else ()
+    return (*names, *over_clients, *unseen, *attack)
 
 
 def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
@@ -92,7 +95,7 @@ def _beside(federation: Federation, measured: NDArray[np.float64]) -> dict[str, 
     task, held_back = federation.trainer.task, federation.holdings.held_back
     labels = task.objective.labels(task.data.test)
     found = {} if held_back is None else over_clients(task.objective, measured, labels, held_back)
-    return found | _unseen(federation)
+    return found | _unseen(federation) | _attack_success(federation)
 
 
 def over_clients(
@@ -150,3 +153,9 @@ def _unseen(federation: Federation) -> dict[str, float]:
     if federation.unseen is None:
         return {}
     return {f"{name}_unseen": value for name, value in federation.unseen.evaluate(federation.module).items()}
+
+
+def _attack_success(federation: Federation) -> dict[str, float]:
+    if federation.probe is None:
+        return {}
+    return {ATTACK_SUCCESS: federation.probe.evaluate(federation.module)["accuracy"]}

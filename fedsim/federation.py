@@ -8,7 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fedsim.attacking import probing
 from fedsim.checks import check_clients
+from fedsim.checks_aggregation import check_reports
+from fedsim.communication import Channel
 from fedsim.errors import BadInput
 from fedsim.holdings import Holdings, load_holdings, of_training_owners
 from fedsim.models import build_model
@@ -32,12 +35,14 @@ from fedsim.training.prefix import without_prefix
 class Federation:
     """A scenario made concrete; ids of clients that train are 0 to ``len(population) - 1``.
 
-    ``unseen`` is the task with the records of the clients that never train as its test records.
+    ``unseen`` is the task with the records of the clients that never train as its test records; ``probe`` the one with
+    records that an attacker wants called something, where that shows whether the attack succeeds.
     """
 
     scenario: Scenario
     task: Task
     unseen: Task | None
+    probe: Task | None
     holdings: Holdings
     population: Population
     plan: PrivacyPlan
@@ -65,8 +70,13 @@ class Federation:
 
     @property
     def state_size(self) -> int:
-        """How many values a client keeps from round to round."""
-        return self.scenario.algorithm.state_size(self.layout)
+        """How many values a client keeps: the algorithm's, and behind them what its channel lost."""
+        return self.scenario.algorithm.state_size(self.layout) + self.channel.state_size
+
+    @property
+    def channel(self) -> Channel:
+        """The way of the clients' reports to the server."""
+        return Channel(self.scenario.communication, self.start.numel(), self.report_size)
 
     @property
     def sent_model_size(self) -> int:
@@ -87,7 +97,7 @@ class Federation:
     @property
     def stacks(self) -> bool:
         """Whether the server needs every client's report by itself, and not only their sum."""
-        return self.scenario.algorithm.aggregation.needs_every_update
+        return self.scenario.algorithm.stacks
 
     @property
     def sum_size(self) -> int:
@@ -119,8 +129,10 @@ def build_federation(scenario: Scenario) -> Federation:
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
     apart = holdings.unseen_data
     unseen = replace(task, data=apart) if apart is not None else None
+    probe = probing(scenario, task)
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
+    check_reports(scenario.algorithm, Layout.of(module))
     scenario.algorithm.check(Layout.of(module))
     start = vector_of(module)
     plan = make_plan(scenario, population.sizes)
@@ -129,7 +141,7 @@ def build_federation(scenario: Scenario) -> Federation:
     reason += "" if rest is module else "; its frozen first layers are applied to every example once"
     if scenario.privacy.example is not None:
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
-    parts = (scenario, task, unseen, holdings, population, plan, module, start, trainer)
+    parts = (scenario, task, unseen, probe, holdings, population, plan, module, start, trainer)
     return Federation(*parts, name, reason, workers(scenario))
 
 

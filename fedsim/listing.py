@@ -11,6 +11,8 @@ from pydantic import TypeAdapter
 
 from fedsim.aggregation import AGGREGATORS
 from fedsim.algorithms import ALGORITHMS
+from fedsim.attacks import ATTACKS
+from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
@@ -36,6 +38,8 @@ TABLES: dict[str, dict[str, Any]] = {
     "algorithm.aggregation.kind": dict(AGGREGATORS),
     "algorithm.local.schedule.kind": dict(SCHEDULES),
     "cohort.sampling.kind": dict(SAMPLINGS),
+    "communication.compression.kind": dict(COMPRESSIONS),
+    "attack.kind": dict(ATTACKS),
     "privacy.example.clipping.kind": dict(EXAMPLE_CLIPPING),
     "privacy.client.clipping.kind": dict(CLIENT_CLIPPING),
     "evaluation.test.kind": dict(TEST_DATA),

@@ -73,14 +73,15 @@ def personal_models(session: Session, round_: int, clients: Indices) -> torch.Te
     What is trained for it draws from the scenario's seed whatever the randomness: nothing of it is released or noised.
     """
     federation, server = session.federation, session.server
+    algorithm, size = federation.scenario.algorithm, federation.scenario.algorithm.state_size(federation.layout)
     kept = session.store.read(clients) if session.store is not None else np.zeros((len(clients), 0), np.float32)
     keystream = Keystream.of("reproducible", federation.scenario.draw_seed, round_)
     none = np.zeros((len(clients), 0), np.int64)
     again = second_pass(federation, clients, keystream)
     work = Work(clients, none[0], none, keystream, 1, again=again)
-    state = torch.from_numpy(kept).to(federation.device)
+    state = torch.from_numpy(kept[:, :size]).to(federation.device)
     given = Given(server.params.detach(), session.memory, state, federation.start, federation.layout)
-    return federation.scenario.algorithm.personal_models(federation.trainer, given, work)
+    return algorithm.personal_models(federation.trainer, given, work)
 
 
 def gains(session: Session) -> dict[str, Any] | None:

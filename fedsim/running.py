@@ -17,6 +17,7 @@ from fedsim.aggregation.server_step import ServerStep
 from fedsim.client import app as client_app
 from fedsim.client import host
 from fedsim.client_store import ClientStore
+from fedsim.combining import Combiner
 from fedsim.engines import InProcessGrid
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
@@ -160,6 +161,7 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         ledger=_ledger(federation, directory),
         server=ServerStep(scenario.algorithm.server, federation.start),
         clip_norms=plan.clip_norms(),
+        combiner=Combiner(federation),
         memory=torch.zeros(scenario.algorithm.memory_size(federation.layout), device=federation.device),
         store=ClientStore(directory.path / "state", len(federation.population), size) if size else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,

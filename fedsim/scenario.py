@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
+from fedsim.attacks import ATTACKS, Attack
+from fedsim.communication import Communication
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid, Natural, Partition
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     TaskChoice = Objective
     ModelChoice = ModelSettings
     AlgorithmChoice = Algorithm
+    AttackChoice = Attack
     SamplingChoice = CohortSampling
     ExampleClippingChoice = Clipping
     ClientClippingChoice = Clipping
@@ -38,6 +41,7 @@ else:
     TaskChoice = choice("kind", TASKS)
     ModelChoice = choice("name", MODELS, Custom)
     AlgorithmChoice = choice("name", ALGORITHMS)
+    AttackChoice = choice("kind", ATTACKS)
     SamplingChoice = choice("kind", SAMPLINGS)
     ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
     ClientClippingChoice = choice("kind", CLIENT_CLIPPING)
@@ -197,6 +201,8 @@ class Scenario:
     model: ModelChoice = Mlp()
     algorithm: AlgorithmChoice = FedAvg()
     cohort: Cohort = Cohort()
+    communication: Communication = Communication()
+    attack: AttackChoice | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()

@@ -26,6 +26,9 @@ class Stream(IntEnum):
     UNSEEN = 22
     FEATURES = 23
     FOLD = 24
+    ATTACK = 25
+    COMPRESSION = 27
+    ROOT = 28
     PERSONAL = 29
 
 

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedsim.aggregation.server_step import ServerStep
+from fedsim.attacking import spread
 from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected, collect
+from fedsim.combining import Combiner
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.evaluation import evaluate, metric_names
 from fedsim.federation import Federation
-from fedsim.messages import Rows, TrainJob, join_rows, pack_job
+from fedsim.messages import TrainJob, pack_job
 from fedsim.models.transfer import whole_model
 from fedsim.personal import personal_metrics
 from fedsim.privacy.correlated import CorrelatedNoise
@@ -45,6 +47,7 @@ class Session:
     server: ServerStep
     correlation: CorrelatedNoise | None
     clip_norms: dict[Unit, float]
+    combiner: Combiner
     memory: Tensor  # what the algorithm's server keeps beside the model
     store: ClientStore | None = None  # what clients keep from round to round
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
@@ -60,7 +63,7 @@ class Session:
         tensors = {"clip_norms": torch.tensor([self.clip_norms[unit] for unit in units], dtype=torch.float64)}
         if self.correlation is not None:
             tensors["correlation"] = self.correlation.state()
-        return self.server.state() | tensors | {"memory": self.memory}
+        return self.server.state() | tensors | self.combiner.state() | {"memory": self.memory}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Take a checkpoint's state back."""
@@ -71,6 +74,7 @@ class Session:
         if self.correlation is not None:
             self.correlation.restore(tensors.pop("correlation"))
         self.memory = tensors.pop("memory").to(self.memory.device)
+        self.combiner.restore(tensors)
         self.server.restore(tensors)
         if self.store is not None:
             self.store.rewind(progress.round)
@@ -187,7 +191,7 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
     return {
         node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
-        for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
+        for node, part in zip(nodes, spread(session.federation, cohort, max(1, len(nodes))), strict=False)
         if len(part)
     }
 
@@ -215,7 +219,7 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
     federation, total = session.federation, sums.updates
     plan = federation.plan.client
     if federation.stacks:
-        return aggregated(federation, sums.rows)
+        return session.combiner.combine(sums.rows, sums.job)
     if plan is None or not federation.plan.trusts_the_server:
         return total.total / total.weight if total.weight else total.total
     rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.draw_seed, round_)
@@ -227,15 +231,6 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
         share = released.count / plan.expected_weight + 0.5
         session.clip_norms["client"] = adapted(clip_norm, settings.learning_rate, settings.quantile, share)
     return released.total / plan.expected_weight
-
-
-def aggregated(federation: Federation, parts: list[Rows]) -> Tensor | None:
-    """What the scenario's aggregator makes of every client's report, or None if it needs more of them."""
-    rows, aggregator = join_rows(parts), federation.scenario.algorithm.aggregation
-    if len(rows.clients) < max(1, aggregator.least):
-        return None
-    reports, weights = (torch.from_numpy(array).to(federation.device) for array in (rows.reports, rows.weights))
-    return aggregator.aggregate(reports, weights)
 
 
 def adapt_to_gradients(session: Session, sums: Collected, cohort: Ids) -> None:
@@ -261,7 +256,7 @@ def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, start
         better = session.metrics["loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1
-    up, down = 4 * federation.report_size, 4 * (federation.sent_model_size + federation.sent_memory_size)
+    up, down = federation.channel.bytes_up, 4 * (federation.sent_model_size + federation.sent_memory_size)
     spent = {plan.unit: session.ledger.spent(plan.unit, plan.deltas) for plan in federation.plan.units}
     seconds = time.perf_counter() - started
     row = {

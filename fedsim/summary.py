@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from fedsim.attacking import attack_summary
 from fedsim.evaluation import assess, client_metrics
 from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
@@ -36,6 +37,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "rounds_planned": scenario.rounds,
         "status": status,
         "status_reason": reason,
+        "skipped_rounds": session.progress.skipped_rounds,
         "task": federation.task.objective.kind,
         "metrics": assessment.metrics | personal_metrics(session, session.progress.round),
         "main_metric": federation.task.objective.main_metric,
@@ -47,6 +49,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "transfer": transfer_of(scenario.model),
         "privacy": _privacy(session),
         "outside": outside(federation),
+        "attack": attack_summary(federation),
         "data_notes": list(federation.holdings.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
         "seconds": {
@@ -54,6 +57,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
             "setup": round(setup, 3),
             "round_median": round(statistics.median(seconds), 6) if seconds else 0.0,
         },
+        "communication": federation.channel.summary,
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
     }

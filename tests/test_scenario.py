@@ -64,6 +64,9 @@ learning_rate = 0.7
 options = { momentum = 0.9 }
 [cohort]
 sampling = { kind = "poisson", rate = 0.5 }
+[communication]
+compression = { kind = "top_k", share = 0.1 }
+error_feedback = true
 [privacy.example]
 clip_norm = 1.0
 target_epsilon = 4.0
@@ -704,6 +707,29 @@ def test_impossible_optimizer_options_are_refused(side, optimizer, options, expe
     line = only_problem("", "algorithm.name=fedavg", f'algorithm.{side}={{optimizer="{optimizer}", options={options}}}')
     assert line.startswith(f"algorithm.{side}.options")
     assert expected in line
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "expected"),
+    [
+        ("fedadam", "{eps=1e-3}", 'eps: optimizer "fedadam" has no such option'),
+        ("fedadam", "{tau=0.0}", "Invalid tau or eps value"),
+        ("fedyogi", "{betas=[0.9, 1.0]}", "Invalid beta parameter at index 1"),
+        ("fedadagrad", "{betas=[0.9, 0.99]}", 'betas: optimizer "fedadagrad" has no such option'),
+        ("fedavgm", "{momentum=-1}", "Invalid momentum value: -1"),
+        ("yogi", "{initial=-1.0}", "Invalid initial value"),
+    ],
+)
+def test_impossible_options_of_server_optimizers_are_refused(optimizer, options, expected):
+    line = only_problem("", "algorithm.name=fedavg", f'algorithm.server={{optimizer="{optimizer}", options={options}}}')
+    assert line.startswith("algorithm.server.options")
+    assert expected in line
+
+
+def test_server_optimizers_are_refused_in_clients():
+    assert 'algorithm.local.optimizer = "fedadam": unknown optimizer' in only_problem(
+        "", "algorithm.name=fedavg", "algorithm.local.optimizer=fedadam"
+    )
 
 
 @pytest.mark.parametrize("name", ELEMENTWISE)

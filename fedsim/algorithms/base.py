@@ -15,6 +15,7 @@ from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.table import AGGREGATORS
 from fedsim.algorithms.problem import LocalProblem
+from fedsim.optimizers import server_learning_rate
 from fedsim.params import Layout
 from fedsim.schedules import SCHEDULES, Constant, Schedule
 from fedsim.settings import Count, NonNegative, Positive, choice, section
@@ -74,11 +75,19 @@ class LocalTraining:
 @section
 @dataclass(frozen=True, kw_only=True)
 class ServerOptimizer:
-    """Any ``torch.optim`` optimizer by name, stepping on the pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295)."""
+    """An optimizer by name, stepping on the pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295).
+
+    Any of ``torch.optim``, or fedavgm, fedadagrad, fedadam, fedyogi, yogi. ``learning_rate`` left out is 1 for sgd,
+    else the optimizer's own default.
+    """
 
     optimizer: str = "sgd"
-    learning_rate: Positive = 1.0
+    learning_rate: Positive | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", server_learning_rate(self.optimizer))
 
 
 @dataclass(frozen=True)
@@ -104,11 +113,16 @@ class Algorithm:
 
     A client's report is its update with what else the algorithm sends behind it, one vector that is clipped and noised
     as a whole. Its state stays with the client; the server's memory is as public as the model.
+
+    ``strategy`` is a Flower ``Strategy`` by import path, built with ``strategy_options``: it is shown every client's
+    model, and what it makes of them becomes the model.
     """
 
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
     aggregation: AggregationChoice = Mean()
+    strategy: str | None = None
+    strategy_options: dict[str, Any] = field(default_factory=dict)
     weighting: Literal["auto", "examples", "uniform"] = "auto"
     weight_cap: Annotated[int, Field(ge=1)] | None = None
 
@@ -129,6 +143,11 @@ class Algorithm:
 
     def check(self, layout: Layout) -> None:
         """Raises ``BadInput`` if the algorithm is not for this model."""
+
+    @property
+    def stacks(self) -> bool:
+        """Whether the server needs every client's report by itself, and not only their sum."""
+        return self.strategy is not None or self.aggregation.needs_every_update
 
     def report_size(self, layout: Layout) -> int:
         """How many values a client reports: the update's, and behind them the algorithm's own."""

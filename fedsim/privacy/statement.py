@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.communication.statement import communication_assumptions, communication_outside
 from fedsim.federation import Federation
 from fedsim.holdings import of_training_owners
 from fedsim.models import ModelOptions
@@ -134,6 +135,7 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
     if settings.delta_times_n is not None:
         assumptions.append("Each client has its own delta, delta_times_n / n_i; the largest is shown.")
+    assumptions += communication_assumptions(federation.scenario.communication, "example")
     if isinstance(plan.clipping, AdaptiveClip):
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
@@ -168,6 +170,7 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
             *_chosen_owners(federation),
             *personal_assumptions(federation),
             *_client_assumptions(federation, plan),
+            *communication_assumptions(federation.scenario.communication, plan.placement),
         ],
         "projected": settings.projected is not None,
     }
@@ -243,12 +246,23 @@ def outside(federation: Federation) -> list[str]:
         lines.append("The number of records of each client, used as its weight.")
     if federation.task.data.notes:
         lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
+    if federation.holdings.root is not None:
+        lines.append(
+            f"The server trains on {len(federation.holdings.root.indices)} root records without noise and follows "
+            "them: they count as public, and nothing protects them."
+        )
+    if federation.holdings.attacks is not None and federation.plan.client is not None:
+        lines.append(
+            f"{int(federation.holdings.attacks.sum())} clients play attackers, who may show each other what they "
+            "have: a guarantee for whole clients is for those that do not attack."
+        )
     model = federation.scenario.model
     if isinstance(model, ModelOptions) and model.initial is not None:
         lines.append(
             f"Training starts from the weights in {model.initial} (SHA-256 {model.initial_sha256}), which count as "
             "public: what they were trained on is not covered, so it must not hold records that this run protects."
         )
+    lines += communication_outside(federation.scenario.communication)
     lines.append(
         "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation are "
         "for the experimenter only."

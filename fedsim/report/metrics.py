@@ -36,7 +36,7 @@ def parted(name: str) -> tuple[str, str]:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of the test records, to be printed in percent."""
-    return parted(metric)[0].rpartition("_")[2] in ("accuracy", "precision", "recall")
+    return parted(metric)[0].rpartition("_")[2] in ("accuracy", "precision", "recall", "success")
 
 
 def metric_text(name: str, value: float) -> str:

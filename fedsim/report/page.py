@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import figures, folds, headline, personal, plain, population_figures, quality
+from fedsim.report import attack, communication, figures, folds, headline, personal, plain, population_figures, quality
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
@@ -64,6 +64,8 @@ def context(record: RunRecord) -> dict[str, Any]:
         "metrics": quality.metric_rows(summary),
         "classes": quality.class_rows(summary),
         "class_note": quality.class_note(summary),
+        "attack": attack.facts(summary),
+        "attack_course": attack.panels(summary, record.rounds),
         "population": _present(_population(record)),
         "clients": quality.client_rows(record.clients),
         "client_columns": quality.client_columns(record.clients),
@@ -119,6 +121,7 @@ def _costs(summary: Json) -> Facts:
         ("A round (median)", plain.duration(seconds.get("round_median"))),
         ("Sent by the clients", plain.size(sent.get("up"))),
         ("Sent to the clients", plain.size(sent.get("down"))),
+        *communication.facts(summary.get("communication") or {}),
         ("Memory at the peak", plain.size((summary.get("memory") or {}).get("peak_bytes"))),
         ("Where the clients ran", f"{engine} engine, on {device}"),
         ("How they were trained", f"{trainer} trainer{reason}"),

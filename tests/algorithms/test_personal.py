@@ -342,6 +342,8 @@ def test_without_records_held_back_there_is_nothing_to_test_on(algorithm):
     ("override", "words"),
     [
         ('algorithm.aggregation={kind="median"}', 'algorithm.aggregation.kind = "median": "local" sends nothing'),
+        ('communication.compression={kind="top_k"}', 'communication.compression.kind = "top_k": "local" sends nothing'),
+        ('attack.kind="nan"', 'attack.kind = "nan": with algorithm.name = "local" no client reaches another'),
         ("evaluation.early_stopping={patience=2}", "evaluation.early_stopping: with algorithm.name"),
         ('algorithm.local.schedule={kind="plateau"}', 'algorithm.local.schedule.kind = "plateau": with algorithm'),
     ],
@@ -349,6 +351,31 @@ def test_without_records_held_back_there_is_nothing_to_test_on(algorithm):
 def test_alone_there_is_nothing_to_aggregate_or_to_follow(override, words):
     with pytest.raises(BadInput, match=words):
         parse_scenario(SMALL, "small", [*settings_of("local"), override])
+
+
+@pytest.mark.parametrize("algorithm", ["fedper", "fedbn", "ditto", "apfl", "finetune"])
+def test_a_cohort_of_fixed_size_stays_secret(algorithm):
+    """Reports that follow private parameters tell who took part before; the others do not depend on that."""
+    amplified = ['privacy.client.relation="replace-one"', 'cohort.sampling={kind="fixed", size=3}']
+    overrides = [*settings_of(algorithm), *amplified]
+    if algorithm in ("fedper", "fedbn"):
+        with pytest.raises(BadInput, match="in a cohort of fixed size that tells who else did"):
+            parse_scenario(SMALL + CLIENT_PRIVACY, "small", overrides)
+        overrides.append('privacy.client.relation="zero-out"')
+    assert parse_scenario(SMALL + CLIENT_PRIVACY, "small", overrides)
+
+
+@pytest.mark.usefixtures("no_report")
+def test_error_feedback_and_own_models_share_a_client_s_row(tmp_path):
+    """Behind the client's own model stands what compression lost; the model is that of a run without compression."""
+    lossy = ['communication={compression={kind="top_k", share=0.2}, error_feedback=true}', "rounds=1"]
+    for name, overrides in (("plain", ["rounds=1"]), ("lossy", lossy)):
+        fedsim.run(parse_scenario(SMALL, "small", [*settings_of("ditto"), *overrides]), tmp_path / name)
+    made = made_for("ditto")
+    plain, both = (state_of(made, tmp_path / name) for name in ("plain", "lossy"))
+    assert both.shape == (6, 2 * len(made.start))
+    assert torch.equal(both[:, : len(made.start)], plain)
+    assert both[:, len(made.start) :].abs().max() > 0
 
 
 def test_a_run_in_which_every_own_model_diverges_says_so(tmp_path):

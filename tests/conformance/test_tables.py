@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import fedsim
 from fedsim.algorithms import ALGORITHMS, Algorithm
+from fedsim.attacks import ATTACKS
+from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES, Digits
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
@@ -40,6 +42,8 @@ TABLES = {
     "algorithm.name": ALGORITHMS,
     "algorithm.local.schedule.kind": SCHEDULES,
     "cohort.sampling.kind": SAMPLINGS,
+    "communication.compression.kind": COMPRESSIONS,
+    "attack.kind": ATTACKS,
     "engine.trainer": TRAINERS,
 }
 PRIVACY = {
@@ -272,7 +276,23 @@ def test_every_cohort_sampling_runs_with_every_unit_of_privacy(kind, privacy, tm
     short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
 
 
+@pytest.mark.parametrize("privacy", PRIVACY)
+@pytest.mark.parametrize("kind", COMPRESSIONS)
+def test_every_compression_runs_with_every_unit_of_privacy(kind, privacy, tmp_path):
+    overrides = [f'communication.compression={{kind="{kind}"}}', 'cohort.sampling={kind="poisson", rate=0.6}']
+    short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", [*overrides, "rounds=2"]), tmp_path)
+
+
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_every_schedule_runs(kind, tmp_path):
     overrides = [f'algorithm.local.schedule={{kind="{kind}"}}', "algorithm.local.warmup_rounds=1", "rounds=2"]
     short_run(parse_scenario(SMALL, "tiny", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_every_attack_runs_and_is_recorded(kind, tmp_path):
+    """With one of the units of privacy, in turn."""
+    privacy = list(PRIVACY.values())[list(ATTACKS).index(kind) % len(PRIVACY)]
+    overrides = [f'attack={{kind="{kind}"}}', "rounds=2"]
+    attack = short_run(parse_scenario(SMALL + privacy, "tiny", overrides), tmp_path).summary["attack"]
+    assert (attack["kind"], attack["attackers"], attack["clients"]) == (kind, 1, 6)
