@@ -12,6 +12,7 @@ from fedsim.checks_aggregation import check_aggregation, check_least
 from fedsim.checks_algorithm import algorithm_problems
 from fedsim.checks_attack import check_attack
 from fedsim.checks_communication import check_communication
+from fedsim.checks_devices import check_devices, check_places
 from fedsim.checks_model import initial_problems
 from fedsim.checks_personal import personal_problems
 from fedsim.checks_raw import one_noise, unknown_optimizer
@@ -41,14 +42,15 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_shared_ledger(scenario),
         *_scaling(scenario),
         *_weighting(scenario),
-        *algorithm_problems(scenario),
         *personal_problems(scenario),
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
         *check_aggregation(scenario),
+        *algorithm_problems(scenario),
         *initial_problems(scenario.model),
         *check_communication(scenario),
         *check_attack(scenario),
+        *check_devices(scenario),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
         *_finite("algorithm.strategy_options", scenario.algorithm.strategy_options),
@@ -125,6 +127,7 @@ def _cohort(scenario: Scenario) -> Iterator[str]:
     clients = scenario.population.clients
     if clients is not None:  # else the data decides, and the set-up checks
         yield from check_clients(scenario, clients, "population.clients")
+        yield from check_places(scenario, clients, "population.clients")
 
 
 def check_clients(scenario: Scenario, clients: int, name: str = "training clients") -> Iterator[str]:
@@ -248,7 +251,7 @@ def _relation(scenario: Scenario) -> Iterator[str]:
             yield f'{where}: local noise is accounted under "replace-one"; leave the relation out'
     elif isinstance(sampling, Fixed) and client.relation == "add-remove":
         yield f'{where}: cohorts of fixed size have no such guarantee; use "zero-out" or "replace-one"'
-    elif not isinstance(sampling, Fixed) and client.relation == "zero-out":
+    elif not isinstance(sampling, Fixed) and client.relation == "zero-out" and scenario.asynchronous is None:
         yield f'{where}: for cohorts of fixed size; here "add-remove" says the same'
     elif client.relation == "replace-one" and (
         isinstance(client.clipping, AdaptiveClip) or client.mechanism != "gaussian"

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from fedsim.aggregation.mean import Mean
 from fedsim.algorithms.local import Local
 from fedsim.algorithms.personal import PrivateParameters
-from fedsim.privacy.sampling import Fixed
 from fedsim.scenario import Scenario
 
 STANDS_STILL = 'with algorithm.name = "local" the global model, whose test loss this follows, never changes'
@@ -24,22 +23,13 @@ def personal_problems(scenario: Scenario) -> Iterator[str]:
             f'algorithm.name = "{name}": every client\'s own model is tested on records of that client; set '
             'evaluation.test = { kind = "per_client" }, or evaluation.folds'
         )
-    if isinstance(algorithm, PrivateParameters) and _hides_fixed_cohorts(scenario):
+    if isinstance(algorithm, PrivateParameters) and scenario.asynchronous is not None:
         yield (
-            f'algorithm.name = "{name}": what a client sends depends on its private parameters, and so tells in which '
-            "rounds it took part; in a cohort of fixed size that tells who else did, which the amplification by "
-            'sampling in [privacy.client] counts as secret; use cohort.sampling.kind = "poisson", or '
-            'privacy.client.relation = "zero-out"'
+            f'asynchronous.kind = "{scenario.asynchronous.kind}": its server adds up whole models, and with '
+            f'algorithm.name = "{name}" clients send only a part of theirs; leave [asynchronous] out'
         )
     if isinstance(algorithm, Local):
         yield from _alone(scenario)
-
-
-def _hides_fixed_cohorts(scenario: Scenario) -> bool:
-    """Whether who took part in a cohort of fixed size has to stay secret."""
-    client = scenario.privacy.client
-    amplified = client is not None and client.placement == "server" and client.relation == "replace-one"
-    return amplified and isinstance(scenario.cohort.sampling, Fixed)
 
 
 def _alone(scenario: Scenario) -> Iterator[str]:

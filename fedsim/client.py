@@ -133,11 +133,11 @@ def block_work(federation: Federation, job: TrainJob, clients: Indices, keystrea
 
     if plan is None:
         records, lengths = epoch_batches(held, local.batch_size, steps, draw)
-        return Work(clients, records, lengths, keystream, local.batch_size, again=again)
+        return Work(clients, records, lengths, keystream, local.batch_size, again=again, held=held)
     records, lengths = poisson_batches(held, plan.rates[clients], steps, draw)
     noise = plan.mechanisms(clients, job.clip_norms["example"], keystream)
     per_layer = isinstance(plan.clipping, PerLayerClip)
-    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer, again)
+    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer, again, held)
 
 
 def second_pass(federation: Federation, clients: Indices, keystream: Keystream) -> Callable[[LocalTraining], Work]:
@@ -159,8 +159,12 @@ def second_pass(federation: Federation, clients: Indices, keystream: Keystream) 
 
 def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Indices:
     """Number of local steps of each client in a round ``[clients]``."""
-    plan = federation.plan.example
-    return plain_steps(federation.scenario.algorithm.local, sizes) if plan is None else plan.steps[clients]
+    local, plan = federation.scenario.algorithm.local, federation.plan.example
+    if plan is not None:
+        return plan.steps[clients]
+    if federation.scenario.algorithm.one_step:
+        return np.full(len(clients), local.steps or 1, np.int64)
+    return plain_steps(local, sizes)
 
 
 def plain_steps(local: LocalTraining, sizes: Indices) -> Indices:
@@ -180,7 +184,8 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     local, trainer = federation.scenario.algorithm.local, federation.trainer
     threads = min(federation.workers, trainer.parallel_blocks)
     private = federation.plan.example is not None
-    per_client = trainer.bytes_per_client(local.batch_size, private) + 4 * 2 * federation.state_size
+    beyond = 4 * 2 * (2 * (federation.report_size - federation.layout.size) + federation.state_size)
+    per_client = trainer.bytes_per_client(local.batch_size, private) + beyond
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
     clients, whole = apart(federation, clients)

@@ -11,11 +11,13 @@ from pydantic import TypeAdapter
 
 from fedsim.aggregation import AGGREGATORS
 from fedsim.algorithms import ALGORITHMS
+from fedsim.asynchronous import ASYNCHRONOUS, STALENESS
 from fedsim.attacks import ATTACKS
 from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
+from fedsim.devices import AVAILABILITIES, BANDWIDTHS, SPEEDS
 from fedsim.errors import BadInput
 from fedsim.models import MODELS
 from fedsim.optimizers import ELEMENTWISE, optimizer_classes
@@ -40,6 +42,11 @@ TABLES: dict[str, dict[str, Any]] = {
     "cohort.sampling.kind": dict(SAMPLINGS),
     "communication.compression.kind": dict(COMPRESSIONS),
     "attack.kind": dict(ATTACKS),
+    "devices.compute.kind": dict(SPEEDS),
+    "devices.upload.kind": dict(BANDWIDTHS),
+    "devices.availability.kind": dict(AVAILABILITIES),
+    "asynchronous.kind": dict(ASYNCHRONOUS),
+    "asynchronous.staleness.kind": dict(STALENESS),
     "privacy.example.clipping.kind": dict(EXAMPLE_CLIPPING),
     "privacy.client.clipping.kind": dict(CLIENT_CLIPPING),
     "evaluation.test.kind": dict(TEST_DATA),

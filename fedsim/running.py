@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedsim.aggregation.server_step import ServerStep
+from fedsim.asynchronous.waiting import Waiting
 from fedsim.client import app as client_app
 from fedsim.client import host
 from fedsim.client_store import ClientStore
@@ -166,6 +167,9 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         store=ClientStore(directory.path / "state", len(federation.population), size) if size else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
+    schedule = federation.pace.schedule if federation.pace is not None else None
+    if schedule is not None:
+        session.waiting = Waiting.of(schedule, federation.report_size, federation.start.numel())
     session.on_round = on_round or session.on_round
     return session
 

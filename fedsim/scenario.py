@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
+from fedsim.asynchronous import ASYNCHRONOUS, Asynchronous
 from fedsim.attacks import ATTACKS, Attack
 from fedsim.communication import Communication
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
+from fedsim.devices.settings import Devices
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid, Natural, Partition
 from fedsim.population.held_out import TEST_DATA, SourceTest, TestData
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     AlgorithmChoice = Algorithm
     AttackChoice = Attack
     SamplingChoice = CohortSampling
+    AsynchronousChoice = Asynchronous
     ExampleClippingChoice = Clipping
     ClientClippingChoice = Clipping
     TestDataChoice = TestData
@@ -43,6 +46,7 @@ else:
     AlgorithmChoice = choice("name", ALGORITHMS)
     AttackChoice = choice("kind", ATTACKS)
     SamplingChoice = choice("kind", SAMPLINGS)
+    AsynchronousChoice = choice("kind", ASYNCHRONOUS)
     ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
     ClientClippingChoice = choice("kind", CLIENT_CLIPPING)
     TestDataChoice = choice("kind", TEST_DATA)
@@ -203,6 +207,8 @@ class Scenario:
     cohort: Cohort = Cohort()
     communication: Communication = Communication()
     attack: AttackChoice | None = None
+    devices: Devices | None = None
+    asynchronous: AsynchronousChoice | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()

@@ -27,6 +27,7 @@ class Stream(IntEnum):
     FEATURES = 23
     FOLD = 24
     ATTACK = 25
+    DEVICES = 26
     COMPRESSION = 27
     ROOT = 28
     PERSONAL = 29

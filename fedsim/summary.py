@@ -16,6 +16,7 @@ from fedsim.params import bind_vector
 from fedsim.personal import gains, personal_metrics, personal_values
 from fedsim.population.statistics import histogram, label_counts, size_statistics
 from fedsim.privacy.statement import outside, privacy_entries
+from fedsim.privacy.statement_devices import drop_out_sentence
 from fedsim.server import Session
 
 
@@ -56,6 +57,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
             "total": round(setup + session.progress.seconds + time.perf_counter() - began, 3),
             "setup": round(setup, 3),
             "round_median": round(statistics.median(seconds), 6) if seconds else 0.0,
+            **({"simulated": session.progress.clock} if federation.pace is not None else {}),
         },
         "communication": federation.channel.summary,
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
@@ -72,6 +74,10 @@ def _privacy(session: Session) -> list[dict[str, Any]]:
         if norms:  # adaptive: the norm that bounds a contribution is not the one the run started with
             norms.append(entry["clip_norm"])
             entry["clip_norm"] = {"min": min(norms), "max": max(norms)}
+        if session.federation.pace is not None and entry["unit"] != "none":
+            asked, lost = sum(row["cohort"] for row in session.directory.rounds()), session.progress.drop_outs
+            entry["drop_outs"] = lost
+            entry["assumptions"].append(drop_out_sentence(session.federation, entry["unit"], asked, lost))
         if entry["unit"] == "example" and left_out:
             entry["flags"].append(
                 f"In {left_out} case(s) a client was drawn whose budget was spent, and left out: later rounds lean "

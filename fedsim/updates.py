@@ -89,7 +89,10 @@ def _train(federation: Federation, job: TrainJob, work: Work, kept: NDArray[np.f
         federation.trainer, Given(params, memory, state, federation.start, federation.layout), work
     )
     if trained.state is not None:
-        own[:] = trained.state.cpu().numpy()
+        after = trained.state.cpu().numpy()
+        # A client whose training diverged keeps what it had: NaN would stay with it for ever.
+        finite = np.isfinite(after).all(axis=1)
+        own[finite] = after[finite]
     return trained
 
 

@@ -130,9 +130,10 @@ def trainer_of(federation: Federation, trainer: str) -> Trainer:
 
 
 def local_problem(algorithm: Algorithm, start: Tensor) -> tuple[LocalTraining, LocalProblem]:
-    """How the algorithm's clients train from ``start``, and what they minimise."""
-    nothing, layout = torch.zeros(0), Layout(("all",), ((len(start),),))
-    return algorithm.local, algorithm.problem(Given(start, nothing, nothing, start, layout))
+    """How the algorithm's clients train from ``start`` in their first round, and what they minimise."""
+    layout = Layout(("all",), ((len(start),),))
+    nothing = [torch.zeros(size(layout)) for size in (algorithm.memory_size, algorithm.state_size)]
+    return algorithm.local, algorithm.problem(Given(start, *nothing, start, layout))
 
 
 def batches_of(work: Work, client: int) -> list[np.ndarray]:

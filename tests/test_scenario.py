@@ -801,7 +801,7 @@ def test_a_missing_kind_does_not_hide_what_is_wrong_whatever_it_is():
         "data.features[0].kind is missing: must be one of numeric, categorical",
         "data.features[1].kind is missing: must be one of numeric, categorical",
         "data.features[2].name is missing",
-        "algorithm.name is missing: must be one of fedavg, fedprox",
+        f"algorithm.name is missing: must be one of {', '.join(ALGORITHMS)}",
         'data.features[0].type = "number": unknown key',
         'algorithm.local.epochs = "2": input should be a valid integer',
         'algorithm.local.optimizer = "sdg": unknown optimizer',

@@ -34,6 +34,8 @@ class Apfl(Algorithm):
     adaptive: bool = True
 
     personalises: ClassVar[bool] = True
+    reports_follow_state: ClassVar[bool] = False
+    keeps: ClassVar[str | None] = "a model and a mixing weight of its own, trained without noise"
 
     def state_size(self, layout: Layout) -> int:
         """The client's own model, and its alpha."""

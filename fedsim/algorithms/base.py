@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -118,6 +118,7 @@ class Algorithm:
     model, and what it makes of them becomes the model.
     """
 
+    name: str
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
     aggregation: AggregationChoice = Mean()
@@ -134,12 +135,38 @@ class Algorithm:
     sends_memory: ClassVar[bool] = False
     # What "auto" weights clients by where their sizes are not protected.
     natural_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
-
-    # Why not with [privacy.client] or [privacy.example]; None where it can be.
-    refuses_client_level: ClassVar[str | None] = None
+    # Whether clients take one step a round, whatever ``local`` says of epochs.
+    one_step: ClassVar[bool] = False
+    # Why it cannot be had with [privacy.example] or [privacy.client], if it cannot.
     refuses_example_level: ClassVar[str | None] = None
+    refuses_client_level: ClassVar[str | None] = None
     # Whether clients have models of their own beside the global one.
     personalises: ClassVar[bool] = False
+    # Whether what clients report depends on what they keep.
+    reports_follow_state: ClassVar[bool] = True
+    # In the words of the privacy statement: what clients report beside their update, what the server's memory is that
+    # they get beside the model, and what each client keeps.
+    also_reports: ClassVar[str | None] = None
+    also_sends: ClassVar[str | None] = None
+    keeps: ClassVar[str | None] = None
+
+    @property
+    def path_length(self) -> float:
+        """How far a round's local steps lead where every gradient is 1: roughly so, and for all clients the same.
+
+        What is reported as a gradient is multiplied by this, so that it is about as long as the update with which it is
+        clipped. It must be public, so it does not follow the number of a client's records.
+        """
+        return (self.local.steps or self.local.epochs) * self.local.learning_rate
+
+    def in_round(self, round_: int, rounds: int, losses: Sequence[float]) -> Self:
+        """The same with the learning rate of a round, counted from 1, after evaluations with these ``losses``."""
+        rate = self.local.learning_rate_at(round_, rounds, losses)
+        return replace(self, local=replace(self.local, learning_rate=rate))
+
+    def objections(self, client_level: bool) -> Iterator[str]:
+        """What the algorithm's settings cannot be, a line each, also with regard to [privacy.client]."""
+        return iter(())
 
     def check(self, layout: Layout) -> None:
         """Raises ``BadInput`` if the algorithm is not for this model."""
@@ -148,6 +175,11 @@ class Algorithm:
     def stacks(self) -> bool:
         """Whether the server needs every client's report by itself, and not only their sum."""
         return self.strategy is not None or self.aggregation.needs_every_update
+
+    @property
+    def has_state(self) -> bool:
+        """Whether clients remember something from round to round."""
+        return type(self).state_size is not Algorithm.state_size
 
     def report_size(self, layout: Layout) -> int:
         """How many values a client reports: the update's, and behind them the algorithm's own."""

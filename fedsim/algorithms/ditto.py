@@ -35,6 +35,8 @@ class Ditto(Algorithm):
     personal_learning_rate: Positive | None = None
 
     personalises: ClassVar[bool] = True
+    reports_follow_state: ClassVar[bool] = False
+    keeps: ClassVar[str | None] = "a model of its own, trained without noise"
 
     def state_size(self, layout: Layout) -> int:
         """The client's own model."""

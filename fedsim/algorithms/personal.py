@@ -55,6 +55,7 @@ class PrivateParameters(Algorithm):
     """
 
     personalises: ClassVar[bool] = True
+    keeps: ClassVar[str | None] = "parameters of its own, which are not sent"
 
     @abstractmethod
     def private(self, layout: Layout) -> Collection[str]:

@@ -20,7 +20,8 @@ from fedsim.privacy.events import Composition
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
 from fedsim.privacy.sampling import Cyclic
-from fedsim.privacy.statement_personal import personal_assumptions, personal_outside
+from fedsim.privacy.statement_algorithm import beside_guarantees, beside_updates
+from fedsim.privacy.statement_devices import device_assumptions
 
 CONVERSION = (
     "privacy loss distributions, discretised pessimistically (connect the dots), composed by FFT and converted to "
@@ -140,8 +141,9 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
         )
-    assumptions += personal_assumptions(federation)
+    assumptions += device_assumptions(federation, plan)
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
+    assumptions += beside_updates(federation, plan)
     sizes = federation.population.sizes
     return {
         "relation": "add-remove",
@@ -168,9 +170,10 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
         "assumptions": [
             ONE_OWNER.format(unit="user", held="is one client"),
             *_chosen_owners(federation),
-            *personal_assumptions(federation),
             *_client_assumptions(federation, plan),
             *communication_assumptions(federation.scenario.communication, plan.placement),
+            *beside_updates(federation, plan),
+            *device_assumptions(federation, plan),
         ],
         "projected": settings.projected is not None,
     }
@@ -236,7 +239,6 @@ def outside(federation: Federation) -> list[str]:
     """What was released that no guarantee covers, a sentence each."""
     lines = [
         *_metrics(federation),
-        *personal_outside(federation),
         "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
         "that spent privacy too.",
     ]
@@ -244,6 +246,7 @@ def outside(federation: Federation) -> list[str]:
         lines.append("The report shows some of these test records themselves, beside what the model makes of them.")
     if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
         lines.append("The number of records of each client, used as its weight.")
+    lines += beside_guarantees(federation)
     if federation.task.data.notes:
         lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
     if federation.holdings.root is not None:

@@ -22,6 +22,5 @@ def personal_outside(federation: Federation) -> Iterator[str]:
     if federation.personalises:
         yield (
             "How good the clients' own models are on the records that they hold back is released without noise. It "
-            "tells of those records, and of those that the models were trained on: no guarantee covers it. The models "
-            "themselves stay with the clients; in this simulation, in memory and in the run's folder state/."
+            "tells of those records, and of those that the models were trained on: no guarantee covers it."
         )

@@ -13,7 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import fedsim
-from fedsim.algorithms import ALGORITHMS, Algorithm
+from fedsim.algorithms import ALGORITHMS
 from fedsim.attacks import ATTACKS
 from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES, Digits
@@ -207,21 +207,22 @@ def test_an_entry_is_found_by_its_name_where_that_is_unique():
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algorithm, trainer, privacy, tmp_path):
+    """Or it says why not."""
+    text = SMALL + PRIVACY[privacy]
     overrides = ["rounds=2", f"engine.trainer={trainer}", 'cohort.sampling={kind="poisson", rate=0.6}']
     overrides += settings_of(algorithm)
-    if refused(ALGORITHMS[algorithm], privacy):
-        with pytest.raises(BadInput, match=rf'algorithm.name = "{algorithm}": not with \[privacy'):
-            parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides)
+    overrides += ["algorithm.local.steps=2"] * (not ALGORITHMS[algorithm].one_step)
+    refused = {unit: getattr(ALGORITHMS[algorithm], f"refuses_{unit}_level") for unit in ("example", "client")}
+    reasons = [why for unit, why in refused.items() if why is not None and privacy in (unit, "both")]
+    if reasons:
+        with pytest.raises(BadInput) as error:
+            parse_scenario(text, "tiny", overrides)
+        assert str(error.value).count(f'algorithm.name = "{algorithm}": not with [privacy.') == len(reasons)
+        assert all(why in str(error.value) for why in reasons)
         return
-    result = short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
+    result = short_run(parse_scenario(text, "tiny", overrides), tmp_path)
     assert result.summary["trainer"] == trainer
     assert ("accuracy_personal_worst" in result.metrics) == ALGORITHMS[algorithm].personalises
-
-
-def refused(algorithm: type[Algorithm], privacy: str) -> bool:
-    """Whether an algorithm says that it cannot have one of the units."""
-    reasons = {"example": algorithm.refuses_example_level, "client": algorithm.refuses_client_level}
-    return any(reason is not None and privacy in (unit, "both") for unit, reason in reasons.items())
 
 
 @pytest.mark.parametrize("source", SOURCES)

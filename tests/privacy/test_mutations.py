@@ -32,7 +32,7 @@ from fedsim.client import train_clients
 from fedsim.client_store import ClientStore
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.federation import build_federation
-from fedsim.privacy import accounting, clipping, ledger, mechanism, plan, sampling, statement
+from fedsim.privacy import accounting, clipping, ledger, mechanism, plan, sampling, statement_algorithm
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.keystream import Keystream
@@ -585,7 +585,7 @@ MUTATIONS = [
     Mutation(
         "own models that the statement is silent on",
         the_run_says_that_own_models_are_not_covered,
-        statement,
+        statement_algorithm,
         "personal_assumptions",
         lambda right: lambda federation: (),
     ),
