@@ -12,6 +12,7 @@ from fedsim.checks_algorithm import algorithm_problems
 from fedsim.checks_attack import check_attack
 from fedsim.checks_communication import check_communication
 from fedsim.checks_devices import check_devices
+from fedsim.checks_personal import personal_problems
 from fedsim.checks_privacy import check_privacy
 from fedsim.checks_raw import finite, unknown_optimizer
 from fedsim.models import ModelOptions
@@ -31,6 +32,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_cohort(scenario),
         *_scaling(scenario),
         *_weighting(scenario),
+        *personal_problems(scenario),
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
         *check_aggregation(scenario),

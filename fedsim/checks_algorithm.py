@@ -22,7 +22,8 @@ def algorithm_problems(scenario: Scenario) -> Iterator[str]:
             yield f'algorithm.name = "{algorithm.name}": not with [privacy.{unit}]: {reason}'
     yield from algorithm.objections(privacy.client is not None)
     client, fixed = privacy.client, isinstance(scenario.cohort.sampling, Fixed)
-    if algorithm.has_state and client is not None and client.relation == "replace-one" and fixed:
+    remembers = algorithm.has_state and algorithm.reports_follow_state
+    if remembers and client is not None and client.relation == "replace-one" and fixed:
         yield (
             f'algorithm.name = "{algorithm.name}": what a client remembers tells in which rounds it took part; in a '
             "cohort of fixed size that tells who else did, which the amplification by sampling in [privacy.client] "

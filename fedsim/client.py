@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedsim.aggregation import WeightedSum
+from fedsim.algorithms import LocalTraining
 from fedsim.attacking import apart
 from fedsim.client_store import ClientStore
 from fedsim.errors import BadInput
@@ -95,7 +96,7 @@ def train_clients(federation: Federation, job: TrainJob, store: ClientStore | No
 
 
 def _fits(federation: Federation, job: TrainJob) -> bool:
-    sizes = (len(job.params), len(job.memory)) == (federation.start.numel(), federation.sent_memory_size)
+    sizes = (len(job.params), len(job.memory)) == (federation.sent_model_size, federation.sent_memory_size)
     return sizes and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
 
 
@@ -125,17 +126,35 @@ def block_work(federation: Federation, job: TrainJob, clients: Indices, keystrea
     order = np.argsort(-steps, kind="stable")
     clients, sizes, steps = clients[order], sizes[order], steps[order]
     held = Held(population.indices, population.offsets[clients], sizes)
+    again = second_pass(federation, clients, keystream)
 
     def draw(counts: Indices) -> NDArray[np.uint64]:
         return federation.trainer.words(keystream, Stream.BATCHES, clients, counts)
 
     if plan is None:
         records, lengths = epoch_batches(held, local.batch_size, steps, draw)
-        return Work(clients, records, lengths, keystream, local.batch_size, held=held)
+        return Work(clients, records, lengths, keystream, local.batch_size, again=again, held=held)
     records, lengths = poisson_batches(held, plan.rates[clients], steps, draw)
     noise = plan.mechanisms(clients, job.clip_norms["example"], keystream)
     per_layer = isinstance(plan.clipping, PerLayerClip)
-    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer, held)
+    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer, again, held)
+
+
+def second_pass(federation: Federation, clients: Indices, keystream: Keystream) -> Callable[[LocalTraining], Work]:
+    """Draws what clients train for themselves alone: other batches of their records, from words of their own."""
+    population, own = federation.population, keystream.apart(Stream.PERSONAL)
+
+    def again(local: LocalTraining) -> Work:
+        steps = plain_steps(local, population.sizes[clients])
+        chosen = clients[order := np.argsort(-steps, kind="stable")]
+        held = Held(population.indices, population.offsets[chosen], population.sizes[chosen])
+
+        def draw(counts: Indices) -> NDArray[np.uint64]:
+            return federation.trainer.words(own, Stream.PERSONAL, chosen, counts)
+
+        return Work(chosen, *epoch_batches(held, local.batch_size, steps[order], draw), own, local.batch_size)
+
+    return again
 
 
 def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Indices:
@@ -143,8 +162,15 @@ def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Ind
     local, plan = federation.scenario.algorithm.local, federation.plan.example
     if plan is not None:
         return plan.steps[clients]
-    if local.steps is not None or federation.scenario.algorithm.one_step:
+    if federation.scenario.algorithm.one_step:
         return np.full(len(clients), local.steps or 1, np.int64)
+    return plain_steps(local, sizes)
+
+
+def plain_steps(local: LocalTraining, sizes: Indices) -> Indices:
+    """Number of steps without privacy of clients that hold so many records ``[clients]``."""
+    if local.steps is not None:
+        return np.full(len(sizes), local.steps, np.int64)
     return local.epochs * -(-sizes // local.batch_size)
 
 

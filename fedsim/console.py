@@ -27,8 +27,11 @@ class Display:
 
     def on_ready(self, federation: Federation) -> None:
         """The federation is set up."""
+        from fedsim.evaluation import PERSONAL, compared  # not before it is needed: the command line starts faster
+
         loss, *others = federation.task.objective.metric_names
-        self._names = (*others, loss)
+        personal = (f"{compared(federation.task.objective)}{PERSONAL}_mean",) if federation.personalises else ()
+        self._names = (*others, loss, *personal)
         self._update(0, f"{len(federation.population)} clients, {federation.trainer_name} on {federation.device.type}")
 
     def on_round(self, row: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     """The cohort spread over the nodes, one job each; no node gets an empty one."""
     nodes = sorted(grid.get_node_ids())
     scenario = session.federation.scenario
-    params = session.server.params.detach().cpu().numpy().copy()
+    params = session.server.params.detach()[: session.federation.sent_model_size].cpu().numpy().copy()
     memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
     sent = memory.cpu().numpy().copy()
     text = scenario.to_toml()

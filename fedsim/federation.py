@@ -82,15 +82,25 @@ class Federation:
         return Channel(self.scenario.communication, self.start.numel(), self.report_size)
 
     @property
+    def sent_model_size(self) -> int:
+        """How many values of the model the server sends."""
+        return self.start.numel() if self.scenario.algorithm.sends_model else 0
+
+    @property
     def sent_memory_size(self) -> int:
         """How many values the server sends beside the model."""
         algorithm = self.scenario.algorithm
         return algorithm.memory_size(self.layout) if algorithm.sends_memory else 0
 
     @property
+    def personalises(self) -> bool:
+        """Whether clients have models of their own, and records held back to test them on."""
+        return self.scenario.algorithm.personalises and self.holdings.held_back is not None
+
+    @property
     def bytes_down(self) -> int:
         """What the server sends to a client in a round."""
-        return 4 * (self.start.numel() + self.sent_memory_size)
+        return 4 * (self.sent_model_size + self.sent_memory_size)
 
     @property
     def bytes_up(self) -> int:
@@ -136,6 +146,7 @@ def build_federation(scenario: Scenario) -> Federation:
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
     check_reports(scenario.algorithm, Layout.of(module))
+    scenario.algorithm.check(Layout.of(module))
     start = vector_of(module)
     pace = paced(scenario, module, population)
     plan = make_plan(scenario, population.sizes, pace.schedule if pace is not None else None)

@@ -231,6 +231,8 @@ def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
 
 def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
     directory, federation = session.directory, session.federation
+    if session.store is not None:
+        session.store.rewind(session.progress.round)  # a round that was not finished is no part of what is said
     directory.save_model(named_parameters(federation, session.server.params))
     directory.write_json("clients.json", client_statistics(session))
     if (seen := pictures(session)) is not None:

@@ -30,6 +30,7 @@ class Stream(IntEnum):
     DEVICES = 26
     COMPRESSION = 27
     ROOT = 28
+    PERSONAL = 29
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

@@ -27,6 +27,7 @@ from fedsim.exchange import exchange
 from fedsim.federation import Federation
 from fedsim.models.transfer import whole_model
 from fedsim.outings import Outing, candidates, charges, go_out
+from fedsim.personal import personal_metrics
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import adapted
@@ -55,6 +56,7 @@ class Session:
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
+    personal: tuple[int, NDArray[np.float64]] | None = None  # the round, and how good the clients' own models were then
     losses: list[float] = field(default_factory=list)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
 
@@ -203,7 +205,7 @@ def step(session: Session, aggregate: Tensor | None, arrived: int) -> None:
     algorithm = federation.scenario.algorithm.in_round(round_, federation.scenario.rounds, session.losses)
     update, memory = algorithm.conclude(aggregate.to(params.dtype), params, session.memory, took_part / clients)
     session.memory = memory
-    server.step(update)
+    server.step(algorithm.whole(update, federation.layout))
 
 
 def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
@@ -247,7 +249,7 @@ def finish_round(session: Session, outing: Outing, answered: int, started: float
     evaluation = federation.scenario.evaluation
     due = round_ % evaluation.every == 0 or round_ == federation.scenario.rounds
     if due:
-        session.metrics = evaluate(federation, session.server.params)
+        session.metrics = evaluate(federation, session.server.params) | personal_metrics(session, round_)
         loss = session.metrics["loss"]
         session.losses += [loss] if not math.isnan(loss) else []
         better = session.metrics["loss"] < progress.best_loss

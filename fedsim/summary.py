@@ -13,6 +13,7 @@ from fedsim.evaluation import assess, client_metrics
 from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
 from fedsim.params import bind_vector
+from fedsim.personal import gains, personal_metrics, personal_values
 from fedsim.population.statistics import histogram, label_counts, size_statistics
 from fedsim.privacy.outside import outside
 from fedsim.privacy.statement import privacy_entries
@@ -40,7 +41,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "status_reason": reason,
         "skipped_rounds": session.progress.skipped_rounds,
         "task": federation.task.objective.kind,
-        "metrics": assessment.metrics,
+        "metrics": assessment.metrics | personal_metrics(session, session.progress.round),
         "main_metric": federation.task.objective.main_metric,
         **assessment.tables,
         "test_records": len(federation.task.data.test),
@@ -102,7 +103,10 @@ def client_statistics(session: Session) -> dict[str, Any]:
     return {
         **size_statistics(federation.population),
         "labels": labels,
-        "metrics_by_client": client_metrics(federation, session.server.params),
+        "metrics_by_client": client_metrics(
+            federation, session.server.params, personal_values(session, session.progress.round)
+        ),
+        "personal": gains(session),
         "epsilon_example": histogram(epsilons) if epsilons is not None else None,
         "participations": histogram(session.directory.participations(len(federation.population))),
     }

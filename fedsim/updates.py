@@ -83,6 +83,8 @@ def _train(federation: Federation, job: TrainJob, work: Work, kept: NDArray[np.f
     algorithm = replace(algorithm, local=replace(algorithm.local, learning_rate=job.learning_rate))
     own = kept[:, : algorithm.state_size(federation.layout)]
     params, memory, state = (torch.from_numpy(array).to(device) for array in (job.params, job.memory, own))
+    if not algorithm.sends_model:
+        params = federation.start
     trained = algorithm.train(
         federation.trainer, Given(params, memory, state, federation.start, federation.layout), work
     )

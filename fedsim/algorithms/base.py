@@ -129,6 +129,8 @@ class Algorithm:
 
     # Whether ``problem`` has a transform, which the fastest trainers do not know.
     transforms: ClassVar[bool] = False
+    # Whether clients get the model at all.
+    sends_model: ClassVar[bool] = True
     # Whether clients get the server's memory beside the model.
     sends_memory: ClassVar[bool] = False
     # What "auto" weights clients by where their sizes are not protected.
@@ -138,6 +140,10 @@ class Algorithm:
     # Why it cannot be had with [privacy.example] or [privacy.client], if it cannot.
     refuses_example_level: ClassVar[str | None] = None
     refuses_client_level: ClassVar[str | None] = None
+    # Whether clients have models of their own beside the global one.
+    personalises: ClassVar[bool] = False
+    # Whether what clients report depends on what they keep.
+    reports_follow_state: ClassVar[bool] = True
     # In the words of the privacy statement: what clients report beside their update, what the server's memory is that
     # they get beside the model, and what each client keeps.
     also_reports: ClassVar[str | None] = None
@@ -161,6 +167,9 @@ class Algorithm:
     def objections(self, client_level: bool) -> Iterator[str]:
         """What the algorithm's settings cannot be, a line each, also with regard to [privacy.client]."""
         return iter(())
+
+    def check(self, layout: Layout) -> None:
+        """Raises ``BadInput`` if the algorithm is not for this model."""
 
     @property
     def stacks(self) -> bool:
@@ -204,3 +213,11 @@ class Algorithm:
         ``share`` of all clients took part: of those that answered, or as expected where who did is protected.
         """
         return aggregate, memory
+
+    def whole(self, update: Float[Tensor, " shared"], layout: Layout) -> Float[Tensor, " params"]:
+        """The update of all parameters: those that clients keep to themselves do not change in the global model."""
+        return update
+
+    def personal_models(self, trainer: Trainer, given: Given, work: Work) -> Float[Tensor, "clients params"]:
+        """The model that each client would use itself; the global one, unless the algorithm personalises."""
+        return given.params.expand(len(work.clients), -1)

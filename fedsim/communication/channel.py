@@ -72,8 +72,9 @@ class Channel:
     def summary(self) -> dict[str, Any]:
         """What ``summary.json`` says of it: the bytes of a client's report as sent, and as it would be uncompressed."""
         plain = Uncompressed().bytes_of(self.report)
+        ratio = plain / self.bytes_up if plain else 1.0  # an algorithm may send nothing at all
         names = {"compression": self.settings.compression.kind, "error_feedback": self.settings.error_feedback}
-        return {**names, "report_bytes": self.bytes_up, "uncompressed_bytes": plain, "ratio": plain / self.bytes_up}
+        return {**names, "report_bytes": self.bytes_up, "uncompressed_bytes": plain, "ratio": ratio}
 
     @property
     def words(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from fedsim.federation import Federation
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
+from fedsim.privacy.statement_personal import personal_assumptions, personal_outside
 
 
 def beside_updates(federation: Federation, plan: ExamplePlan | ClientPlan) -> Iterator[str]:
@@ -20,10 +21,12 @@ def beside_updates(federation: Federation, plan: ExamplePlan | ClientPlan) -> It
         yield f"Beside its update a client reports {algorithm.also_reports}: {how}."
     if algorithm.also_sends is not None:
         yield f"Beside the model the server sends {algorithm.also_sends}: made of the reports as they were noised."
+    yield from personal_assumptions(federation)
 
 
 def beside_guarantees(federation: Federation) -> Iterator[str]:
     """What clients report and keep because of the algorithm, as far as no noise covers it."""
+    yield from personal_outside(federation)
     algorithm, plan = federation.scenario.algorithm, federation.plan
     if algorithm.also_reports is not None and not plan.units:
         yield f"Beside its update each client reports {algorithm.also_reports}."

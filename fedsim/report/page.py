@@ -11,6 +11,7 @@ from fedsim.report import (
     figures,
     folds,
     headline,
+    personal,
     plain,
     population_figures,
     quality,
@@ -95,6 +96,7 @@ def _course(record: RunRecord) -> list[Panel | None]:
         quality.pictures_panel(record),
         figures.epsilon_panel(rounds, privacy),
         population_figures.epsilon_clients_panel(record.clients),
+        personal.gains_panel(record.clients),
     ]
 
 

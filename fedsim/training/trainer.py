@@ -131,7 +131,7 @@ def train_block(trainer: Trainer, local: LocalTraining, problem: LocalProblem, w
         active = work.active(step)
         if active < len(weights):
             result.updates[active : len(weights)] = weights[active:]
-            weights = _keep_first(optimizer, weights, active)
+            weights = keep_first(optimizer, weights, active)
         gradient = local.scaled(step_gradient(trainer, weights, work, step, result))
         gradient = problem.added(gradient, weights)
         weights.grad = gradient + local.penalties(weights) if local.l1 or local.l2 else gradient
@@ -154,7 +154,7 @@ def step_gradient(trainer: Trainer, weights: Tensor, work: Work, step: int, resu
     return released.totals / work.denominator
 
 
-def _keep_first(optimizer: torch.optim.Optimizer, weights: Tensor, active: int) -> Tensor:
+def keep_first(optimizer: torch.optim.Optimizer, weights: Tensor, active: int) -> Tensor:
     """Go on with the first rows only: their weights and their part of the optimizer's state."""
     kept = weights[:active].clone()
     state = optimizer.state.pop(weights, {})

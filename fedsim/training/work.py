@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from fedsim.privacy.mechanism import GaussianSums
 from fedsim.seeding import Stream
 from fedsim.tasks import Task
 
+if TYPE_CHECKING:
+    from fedsim.algorithms import LocalTraining
+
 Records = NDArray[np.int64]
 # Gives each client so many random words of 64 bits ``[clients]``, one client after the other.
 Draw = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
@@ -29,8 +33,9 @@ class Work:
 
     ``records`` holds record numbers, client after client and step after step; ``lengths`` ``[clients, steps]`` how many
     there are in each step, and -1 where a client has finished. Clients with more steps come first, so those that still
-    train are always the first rows. ``denominator`` is the public batch size by which DP-SGD divides. ``held`` is all
-    that the clients hold.
+    train are always the first rows. ``denominator`` is the public batch size by which DP-SGD divides. ``again`` draws
+    another pass over the clients' records, for what they train for themselves alone: without noise, and with words of
+    its own. ``held`` is all that the clients hold.
     """
 
     clients: Records
@@ -40,6 +45,7 @@ class Work:
     denominator: int
     noise: GaussianSums | None = None
     per_layer: bool = False
+    again: Callable[[LocalTraining], Work] | None = None
     held: Held | None = None
 
     @cached_property
@@ -81,6 +87,7 @@ class Work:
             records=self.records[first:last],
             lengths=self.lengths[start:stop, :steps],
             noise=noise,
+            again=None,
             held=self.held
             and replace(self.held, starts=self.held.starts[start:stop], sizes=self.held.sizes[start:stop]),
         )

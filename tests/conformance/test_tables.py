@@ -29,7 +29,7 @@ from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
 from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, settings_of
 from tests.samples import tasks_of
 from tests.tasks.made import Made
 
@@ -208,8 +208,9 @@ def test_an_entry_is_found_by_its_name_where_that_is_unique():
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algorithm, trainer, privacy, tmp_path):
     """Or it says why not."""
-    text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + PRIVACY[privacy]
+    text = SMALL + PRIVACY[privacy]
     overrides = ["rounds=2", f"engine.trainer={trainer}", 'cohort.sampling={kind="poisson", rate=0.6}']
+    overrides += settings_of(algorithm)
     overrides += ["algorithm.local.steps=2"] * (not ALGORITHMS[algorithm].one_step)
     refused = {unit: getattr(ALGORITHMS[algorithm], f"refuses_{unit}_level") for unit in ("example", "client")}
     reasons = [why for unit, why in refused.items() if why is not None and privacy in (unit, "both")]
@@ -221,6 +222,7 @@ def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algor
         return
     result = short_run(parse_scenario(text, "tiny", overrides), tmp_path)
     assert result.summary["trainer"] == trainer
+    assert ("accuracy_personal_worst" in result.metrics) == ALGORITHMS[algorithm].personalises
 
 
 @pytest.mark.parametrize("source", SOURCES)
