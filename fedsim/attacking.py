@@ -13,10 +13,13 @@ from fedsim.seeding import Stream, generator
 from fedsim.tasks import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from fedsim.federation import Federation
     from fedsim.holdings import Holdings
+    from fedsim.messages import TrainJob
     from fedsim.scenario import Scenario
     from fedsim.training.work import Work
 
@@ -79,6 +82,12 @@ def spread(federation: Federation, cohort: NDArray[np.int64], nodes: int) -> lis
     free, together = apart(federation, cohort)
     parts = np.array_split(free, nodes)
     return [np.sort(np.concatenate([*together, parts[0]])), *parts[1:]]
+
+
+def hostile_alone(federation: Federation, jobs: Iterable[TrainJob]) -> bool:
+    """Whether nobody but attackers was asked: what they send says nothing about the training."""
+    attacks = federation.holdings.attacks
+    return attacks is not None and all(attacks[job.clients].all() for job in jobs)
 
 
 def attack_summary(federation: Federation) -> dict[str, Any] | None:

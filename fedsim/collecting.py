@@ -11,6 +11,7 @@ import torch
 from flwr.app import Message
 
 from fedsim.aggregation import WeightedSum
+from fedsim.attacking import hostile_alone
 from fedsim.errors import FedsimError
 from fedsim.federation import Federation
 from fedsim.messages import MalformedMessage, Rows, TrainJob, TrainReply, unpack_reply
@@ -81,7 +82,8 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
         sums.add(reply)
     if sums.asked and sums.dropped == sums.asked:
         raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
-    if sums.asked and sums.invalid == sums.asked and federation.plan.client is None:
+    protected = federation.plan.client is not None
+    if sums.asked and sums.invalid == sums.asked and not protected and not hostile_alone(federation, jobs.values()):
         round_ = session.progress.round + 1
         raise FedsimError(
             f"Training diverged in round {round_}: every client's update is NaN or infinite. Lower a learning rate."

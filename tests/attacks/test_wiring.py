@@ -178,6 +178,20 @@ def test_a_stopped_run_goes_on_to_the_same_model(tmp_path):
     assert resumed.metrics == whole.metrics
 
 
+@pytest.mark.parametrize("aggregation", ["mean", "median"])
+def test_a_round_of_nan_senders_alone_leaves_the_model_and_is_no_divergence(tmp_path, aggregation):
+    overrides = ["rounds=6", 'cohort.sampling={ kind = "fixed", size = 1 }']
+    overrides += [f'algorithm.aggregation={{ kind = "{aggregation}" }}']
+    ready, losses = [], []
+    scenario = parse_scenario(attacked("nan"), "small", overrides)
+    fedsim.run(scenario, tmp_path / "run", lambda row: losses.append(row["loss"]), ready.append)
+    cohorts = np.fromfile(tmp_path / "run" / "cohorts.bin", "<i4")
+    hostile = ready[0].holdings.attacks[cohorts]
+    assert hostile[1:].any()
+    for number in range(1, 6):
+        assert (losses[number] == losses[number - 1]) == hostile[number]
+
+
 def test_an_attack_without_success_of_its_own_has_no_such_column(tmp_path):
     result = fedsim.run(parse_scenario(attacked("sign_flip"), "small", ["rounds=1"]), out=tmp_path / "run")
     assert "attack_success" not in result.metrics
