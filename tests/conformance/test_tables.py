@@ -63,6 +63,14 @@ TASK_RUNS = {
 BUILT_IN = {"digits", "synthetic"}
 
 
+@pytest.fixture(autouse=True)
+def _reports_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an entry's runs with every trainer and unit, one draws its report: that takes as long as the run."""
+    own = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if own.get("privacy", "both") != "both" or own.get("trainer", "native") != "native":
+        monkeypatch.setattr("fedsim.running.build_report", lambda path: path)
+
+
 def needs_data(source: str) -> None:
     """Skip where a source's files are not on this machine."""
     if source not in BUILT_IN and not os.environ.get("FEDSIM_DATA"):
