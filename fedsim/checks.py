@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.checks_engine import engine_problems
 from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
@@ -39,6 +40,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_evaluation(scenario),
         *_max_grad_norm(scenario),
         *_initial(scenario.model),
+        *engine_problems(scenario.engine),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),
         *_finite("algorithm.server.options", scenario.algorithm.server.options),
         *_finite("model.settings", getattr(scenario.model, "settings", {})),

@@ -15,6 +15,8 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Flower's simulation loads the client's side in another thread, and would find a module that is half imported.
+import fedsim.client  # noqa: F401
 from fedsim.aggregation.server_step import ServerStep
 from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected, collect
@@ -46,6 +48,7 @@ class Session:
     clip_norms: dict[Unit, float]
     memory: Tensor  # what the algorithm's server keeps beside the model
     store: ClientStore | None = None  # what clients keep from round to round
+    sends_state: bool = False  # whether it goes to the nodes and comes back, which keep nothing themselves
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -181,11 +184,12 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     params = session.server.params.detach().cpu().numpy().copy()
     memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
     sent = memory.cpu().numpy().copy()
-    text = scenario.to_toml()
+    text, store = scenario.to_toml(), session.store if session.sends_state else None
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
+    common = (params, rate, dict(session.clip_norms), sent)
     return {
-        node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
-        for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
+        node: TrainJob(round_, text, scenario.digest, part, *common, *([store.read(part)] if store else []))
+        for node, part in zip(nodes, session.federation.population.dealt(cohort, len(nodes)), strict=True)
         if len(part)
     }
 

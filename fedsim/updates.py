@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedsim.aggregation import WeightedSum
 from fedsim.algorithms import Given
-from fedsim.client_store import ClientStore
+from fedsim.client_store import CarriedRows, ClientStore
 from fedsim.federation import Federation
 from fedsim.messages import Rows, TrainJob
 from fedsim.population.population import Indices
@@ -23,6 +23,8 @@ from fedsim.training.work import Work
 
 # Updates are noised so many values at a time: noise is drawn in float64 and would be larger than the updates.
 NOISED_VALUES = 1 << 22
+
+Store = ClientStore | CarriedRows
 
 
 @dataclass
@@ -46,7 +48,7 @@ class BlockReply:
         self.updates_unclipped += other.updates_unclipped
 
 
-def train_one_block(federation: Federation, job: TrainJob, work: Work, store: ClientStore | None) -> BlockReply:
+def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Store | None) -> BlockReply:
     """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept."""
     clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
     trained = _train(federation, job, work, store)
@@ -70,7 +72,7 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Cl
     return reply
 
 
-def _train(federation: Federation, job: TrainJob, work: Work, store: ClientStore | None) -> Trained:
+def _train(federation: Federation, job: TrainJob, work: Work, store: Store | None) -> Trained:
     """The block's reports; what its clients keep is read before and written after."""
     algorithm, device = federation.scenario.algorithm, federation.device
     algorithm = replace(algorithm, local=replace(algorithm.local, learning_rate=job.learning_rate))
