@@ -55,8 +55,8 @@ SharedArray.__qualname__ = Array.__qualname__
 
 
 def shared_array(ndarray: NDArray[Any]) -> SharedArray:
-    """What ``SharedArray`` is unpickled by."""
-    return SharedArray(ndarray)
+    """What ``SharedArray`` is unpickled by; a copy where the memory it came in cannot be written to."""
+    return SharedArray(ndarray if ndarray.flags.writeable else ndarray.copy())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from fedsim.aggregation.server_step import ServerStep
 from fedsim.client import host
 from fedsim.client_store import ClientStore
 from fedsim.engines import opened
+from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
 from fedsim.folds import check_folds, discard_unbegun, run_folds
@@ -141,17 +143,27 @@ def _go_back(session: Session) -> None:
 
 
 def run_on_grid(grid: Grid, scenario: str) -> None:
-    """Run a scenario file on a grid that Flower's own runtime made (``flwr run``)."""
+    """Run a scenario file on a grid that Flower's own runtime made (``flwr run``).
+
+    Raises ``BadInput``, or ``FedsimError`` if no node appears.
+    """
     from fedsim.loading import load_scenario
 
-    loaded = load_scenario(scenario)
+    began = time.perf_counter()
+    await_nodes(grid)
+    loaded = load_scenario(sent_file(grid, scenario))
     if len(loaded.runs) > 1:
         raise BadInput("evaluation.folds: under Flower's own runtime name one of them, evaluation.fold.")
+    if loaded.engine.kind != "inprocess":
+        raise BadInput(f'engine.kind = "{loaded.engine.kind}": Flower\'s own runtime is the engine here; leave it out.')
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
     session = _open(federation, directory, None)
-    _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
+    session.engine, session.sends_state = "flower", True
+    setup = time.perf_counter() - began
+    result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
+    logging.getLogger("flwr").info("fedsim: %s; %s", result.summary["status_reason"], result.directory.resolve())
 
 
 def default_directory(scenario: Scenario) -> Path:
@@ -209,7 +221,7 @@ def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | Non
     if on_ready:
         on_ready(session.federation)
     host(session.federation, session.store)
-    session.sends_state = not grid.keeps_state
+    session.engine, session.sends_state = session.federation.scenario.engine.kind, not grid.keeps_state
     grid.session = session
     config = {"scenario": session.federation.scenario.name}
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)

@@ -48,6 +48,7 @@ class Session:
     clip_norms: dict[Unit, float]
     memory: Tensor  # what the algorithm's server keeps beside the model
     store: ClientStore | None = None  # what clients keep from round to round
+    engine: str = "inprocess"  # where clients live, in the report's words
     sends_state: bool = False  # whether it goes to the nodes and comes back, which keep nothing themselves
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
     progress: Progress = field(default_factory=Progress)

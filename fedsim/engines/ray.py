@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -104,9 +105,14 @@ def _answer(reply: Any, message: Message) -> Message:
     try:
         answer = ray.get(reply)
     except ray.exceptions.RayError as error:
+        logging.getLogger("fedsim").warning("A Ray actor failed, so its clients drop out: %s", _last_line(error))
         return Message(Error(CLIENT_ERROR, str(error)), reply_to=message)
     # A copy: what comes from the object store cannot be written to.
     return pack_reply(replace(answer, total=np.array(answer.total)), message)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _actor(federation: Federation) -> Any:

@@ -62,9 +62,9 @@ class TrainingActor:
 
     def train(self, job: TrainJob, prepared: Reference, params: Floats, memory: Floats) -> TrainReply:
         """Train a job's clients; the arrays that all jobs of a round share come beside it."""
+        federation = self._built(prepared)
         # Copies: what comes from the object store cannot be written to, which torch does not like.
-        job = replace(job, params=np.array(params), memory=np.array(memory))
-        return train_clients(self._built(prepared), job)
+        return train_clients(federation, replace(job, params=np.array(params), memory=np.array(memory)))
 
     def _built(self, prepared: Reference) -> Federation:
         """The federation, built on first use: after a restart that is a job."""
