@@ -22,11 +22,15 @@ def opened(federation: Federation) -> Iterator[tuple[Grid, Federation]]:
 
     Raises ``BadInput`` if the engine cannot be had.
     """
-    if federation.scenario.engine.kind == "ray":
-        from fedsim.engines.ray import ray_grid
+    engine = federation.scenario.engine
+    if engine.kind == "ray":
+        from fedsim.engines.ray_cluster import connected
 
-        with ray_grid(federation) as opened_grid:
-            yield opened_grid
+        with connected(engine):  # which comes before Ray is imported
+            from fedsim.engines.ray import ray_grid
+
+            with ray_grid(federation) as opened_grid:
+                yield opened_grid
         return
     from fedsim.client import app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from flwr.app import Error, Message
 
 from fedsim.engines.grid import EngineGrid
 from fedsim.engines.ray_actor import Place, Reference, TrainingActor
-from fedsim.engines.ray_cluster import connected, room
+from fedsim.engines.ray_cluster import room
 from fedsim.errors import BadInput, FedsimError
 from fedsim.federation import Federation
 from fedsim.messages import pack_reply, unpack_job
@@ -32,17 +32,16 @@ NOTHING = np.zeros(0, np.float32)
 def ray_grid(federation: Federation) -> Iterator[tuple[RayGrid, Federation]]:
     """The actors of a federation, up for as long as the context lasts, and the federation as it trains there.
 
-    Raises ``BadInput`` when there is no cluster, or no room on it.
+    Ray must be connected. Raises ``BadInput`` when there is no room for them.
     """
-    engine = federation.scenario.engine
-    with connected(engine):
-        prepared = [ray.put((federation.holdings, federation.plan))]  # kept, as a restarted actor needs it again
-        actors = [_actor(federation) for _ in range(_count(engine, federation))]
-        try:
-            places = _places([actor.place.remote(prepared, federation.scenario.digest) for actor in actors])
-            yield RayGrid(actors, prepared), _placed(federation, places)
-        finally:
-            for actor in actors:
+    prepared = [ray.put((federation.holdings, federation.plan))]  # kept, as a restarted actor needs it again
+    actors = [_actor(federation) for _ in range(_count(federation.scenario.engine, federation))]
+    try:
+        places = _places([actor.place.remote(prepared, federation.scenario.digest) for actor in actors])
+        yield RayGrid(actors, prepared), _placed(federation, places)
+    finally:
+        for actor in actors:
+            with suppress(ray.exceptions.RayError):  # the cluster itself may be what failed
                 ray.kill(actor)
 
 

@@ -85,7 +85,9 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_to_the_same_numbers(tm
             time.sleep(0.1)
         started = ray_processes() - before
         assert started
-        assert not listening_to_others(started), "Ray runs what anybody sends it, so nobody else may reach it"
+        # Ray runs what anybody sends it, so no other machine may reach it, nor another user of this one.
+        assert not listening_to_others(started)
+        assert all(b"RAY_AUTH_MODE=token" in Path(f"/proc/{one}/environ").read_bytes() for one in started)
         os.killpg(process.pid, signal.SIGINT)
         stderr = process.communicate(timeout=60)[1]
     finally:

@@ -15,7 +15,7 @@ from fedsim.engines.ray_cluster import room
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.messages import MalformedMessage, SharedArray, pack_job, pack_reply, unpack_job, unpack_reply
 from fedsim.scenario import Resources
-from tests.conftest import SMALL, job_of
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of
 
 
 def machine(cpu: float, gpu: float = 0, alive: bool = True) -> dict:
@@ -128,3 +128,10 @@ def test_state_goes_through_messages(federation):
     reply = train_clients(made, unpack_job(message))
     answer = unpack_reply(pack_reply(reply, message), made.report_size, job.clients)
     assert np.array_equal(answer.state, reply.state)
+
+
+def test_a_job_that_is_sent_again_has_other_noise_where_randomness_is_secure(federation):
+    made = federation("privacy.randomness=secure", text=SMALL + EXAMPLE_PRIVACY)
+    first, again = (train_clients(made, job_of(made)) for _ in range(2))
+    assert first.events == again.events
+    assert np.abs(first.total - again.total).min() > 0
