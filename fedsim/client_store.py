@@ -50,9 +50,10 @@ class ClientStore:
         try:
             folder.mkdir(exist_ok=True)
             file = folder / "rows.f32"
-            if not file.exists():
-                with open(file, "wb") as new:
-                    new.truncate(4 * clients * size)
+            with open(file, "ab") as rows:
+                if rows.tell() not in (0, 4 * clients * size):
+                    raise OSError(f"{file.name} has {rows.tell()} bytes, not {4 * clients * size}")
+                rows.truncate(4 * clients * size)
             self._rows: Rows = np.memmap(file, np.float32, "r+", shape=(clients, size))
         except (OSError, ValueError) as error:
             raise FedsimError(f"The clients' state in {folder} cannot be opened: {error}.") from error

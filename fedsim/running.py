@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedsim.aggregation.server_step import ServerStep
+from fedsim.asynchronous.waiting import Waiting
 from fedsim.client import host
 from fedsim.client_store import ClientStore
+from fedsim.combining import Combiner
 from fedsim.engines import opened
 from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
@@ -179,10 +181,14 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         ledger=_ledger(federation, directory),
         server=ServerStep(scenario.algorithm.server, federation.start),
         clip_norms=plan.clip_norms(),
+        combiner=Combiner(federation),
         memory=torch.zeros(scenario.algorithm.memory_size(federation.layout), device=federation.device),
         store=ClientStore(directory.path / "state", len(federation.population), size) if size else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
+    schedule = federation.pace.schedule if federation.pace is not None else None
+    if schedule is not None:
+        session.waiting = Waiting.of(schedule, federation.report_size, federation.start.numel())
     session.on_round = on_round or session.on_round
     return session
 
@@ -244,6 +250,8 @@ def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
 
 def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
     directory, federation = session.directory, session.federation
+    if session.store is not None:
+        session.store.rewind(session.progress.round)  # a round that was not finished is no part of what is said
     directory.save_model(named_parameters(federation, session.server.params))
     directory.write_json("clients.json", client_statistics(session))
     if (seen := pictures(session)) is not None:

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
+from fedsim.asynchronous import ASYNCHRONOUS, Asynchronous
+from fedsim.attacks import ATTACKS, Attack
+from fedsim.communication import Communication
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
+from fedsim.devices.settings import Devices
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid, Natural, Partition
 from fedsim.population.held_out import TEST_DATA, SourceTest, TestData
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
     TaskChoice = Objective
     ModelChoice = ModelSettings
     AlgorithmChoice = Algorithm
+    AttackChoice = Attack
     SamplingChoice = CohortSampling
+    AsynchronousChoice = Asynchronous
     ExampleClippingChoice = Clipping
     ClientClippingChoice = Clipping
     TestDataChoice = TestData
@@ -38,7 +44,9 @@ else:
     TaskChoice = choice("kind", TASKS)
     ModelChoice = choice("name", MODELS, Custom)
     AlgorithmChoice = choice("name", ALGORITHMS)
+    AttackChoice = choice("kind", ATTACKS)
     SamplingChoice = choice("kind", SAMPLINGS)
+    AsynchronousChoice = choice("kind", ASYNCHRONOUS)
     ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
     ClientClippingChoice = choice("kind", CLIENT_CLIPPING)
     TestDataChoice = choice("kind", TEST_DATA)
@@ -215,6 +223,10 @@ class Scenario:
     model: ModelChoice = Mlp()
     algorithm: AlgorithmChoice = FedAvg()
     cohort: Cohort = Cohort()
+    communication: Communication = Communication()
+    attack: AttackChoice | None = None
+    devices: Devices | None = None
+    asynchronous: AsynchronousChoice | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()
