@@ -80,7 +80,7 @@ def apart(federation: Federation, clients: NDArray[np.int64]) -> tuple[NDArray[n
 def spread(federation: Federation, cohort: NDArray[np.int64], nodes: int) -> list[NDArray[np.int64]]:
     """The cohort in so many parts, one for each node; attackers that see each other are all in the first."""
     free, together = apart(federation, cohort)
-    parts = np.array_split(free, nodes)
+    parts = federation.population.dealt(free, nodes)
     return [np.sort(np.concatenate([*together, parts[0]])), *parts[1:]]
 
 

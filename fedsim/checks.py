@@ -12,6 +12,7 @@ from fedsim.checks_algorithm import algorithm_problems
 from fedsim.checks_attack import check_attack
 from fedsim.checks_communication import check_communication
 from fedsim.checks_devices import check_devices
+from fedsim.checks_engine import engine_problems
 from fedsim.checks_personal import personal_problems
 from fedsim.checks_privacy import check_privacy
 from fedsim.checks_raw import finite, unknown_optimizer
@@ -41,6 +42,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *check_devices(scenario),
         *check_communication(scenario),
         *check_attack(scenario),
+        *engine_problems(scenario.engine),
         *finite("algorithm.local.options", scenario.algorithm.local.options),
         *finite("algorithm.server.options", scenario.algorithm.server.options),
         *finite("algorithm.strategy_options", scenario.algorithm.strategy_options),

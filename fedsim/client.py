@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedsim.aggregation import WeightedSum
 from fedsim.algorithms import LocalTraining
 from fedsim.attacking import apart
-from fedsim.client_store import ClientStore
+from fedsim.client_store import CarriedRows
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
@@ -27,7 +27,7 @@ from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.plan import adaptive
 from fedsim.seeding import Stream
 from fedsim.training.work import Held, Work, epoch_batches, poisson_batches
-from fedsim.updates import BlockReply, train_one_block
+from fedsim.updates import BlockReply, Store, train_one_block
 
 app = ClientApp()
 
@@ -36,7 +36,7 @@ class Hosted(NamedTuple):
     """What this process's clients work on, and where they keep what they remember, if they do."""
 
     federation: Federation
-    store: ClientStore | None
+    store: Store | None
 
 
 # By digest of the scenario that this process works on. Engines in the same process put theirs here, so that nothing is
@@ -44,7 +44,7 @@ class Hosted(NamedTuple):
 _hosted: dict[str, Hosted] = {}
 
 
-def host(federation: Federation, store: ClientStore | None = None) -> None:
+def host(federation: Federation, store: Store | None = None) -> None:
     """Let this process's clients use a federation that is already built, and forget the one before."""
     _hosted.clear()
     _hosted[federation.scenario.digest] = Hosted(federation, store)
@@ -67,13 +67,15 @@ def _host_of(job: TrainJob) -> Hosted:
     return _hosted[job.digest]
 
 
-def train_clients(federation: Federation, job: TrainJob, store: ClientStore | None = None) -> TrainReply:
+def train_clients(federation: Federation, job: TrainJob, store: Store | None = None) -> TrainReply:
     """Train the job's clients block by block; reports are clipped, noised if local, weighted and summed as they come.
 
     A report that is NaN or infinite counts as zero and as ``invalid``.
     """
     if not _fits(federation, job):
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
+    carried = CarriedRows(job.clients, job.state) if job.state.size else None
+    store = carried or store
     if federation.state_size and store is None:
         raise BadInput(
             "algorithm or communication: clients keep something from round to round, which this engine cannot."
@@ -92,12 +94,14 @@ def train_clients(federation: Federation, job: TrainJob, store: ClientStore | No
     counts = (sums.gradients_unclipped, sums.updates_unclipped if adaptive(federation.plan.client) else 0.0)
     whole = join_rows(sums.rows) if federation.stacks else None
     values = total.total.cpu().numpy()
-    return TrainReply(values, total.weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole)
+    state = carried.rows if carried else None
+    return TrainReply(values, total.weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole, state=state)
 
 
 def _fits(federation: Federation, job: TrainJob) -> bool:
     sizes = (len(job.params), len(job.memory)) == (federation.sent_model_size, federation.sent_memory_size)
-    return sizes and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
+    state = job.state.shape in ((0, 0), (len(job.clients), federation.state_size))
+    return sizes and state and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
 
 
 def _side_by_side(

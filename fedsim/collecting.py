@@ -64,7 +64,8 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
         sum(len(job.clients) for job in jobs.values()),
         next(iter(jobs.values()), None),
     )
-    for message in replies:
+    # In the order of the nodes, so that the sum's rounding does not depend on which answers first.
+    for message in sorted(replies, key=lambda message: message.metadata.src_node_id):
         job = waiting.pop(message.metadata.src_node_id, None)
         if job is None:
             failure = "a node answered twice, or without being asked"
@@ -72,6 +73,7 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
         try:
             reply = unpack_reply(_content(message), size, job.clients, federation.stacks)
             _check_length(session, reply)
+            _check_state(session, job, reply)
         except MalformedMessage as error:
             failure = str(error)
             continue
@@ -79,6 +81,8 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
             raise FedsimError(
                 "A node's privacy noise does not match what the ledger was charged for it; the run stops."
             )
+        if session.store is not None and reply.state is not None:
+            session.store.write(job.round, job.clients, reply.state)
         sums.add(reply)
     if sums.asked and sums.dropped == sums.asked:
         raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
@@ -91,12 +95,33 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
     return sums
 
 
+def remember(session: Session, jobs: dict[int, TrainJob], replies: Any) -> None:
+    """Keep what the jobs' clients remember, of replies that otherwise count as not arrived."""
+    federation = session.federation
+    for message in replies:
+        job = jobs[message.metadata.src_node_id]
+        if session.store is None or message.has_error():
+            continue
+        reply = unpack_reply(message, federation.report_size, job.clients, federation.stacks)
+        _check_state(session, job, reply)
+        if reply.state is not None:
+            session.store.write(job.round, job.clients, reply.state)
+
+
 def _check_length(session: Session, reply: TrainReply) -> None:
     """A sum of clipped updates cannot be longer than the clip norm for each; only a broken node would send that."""
     if session.federation.plan.trusts_the_server:
         longest = reply.clients * session.clip_norms["client"]
         if float(np.linalg.norm(reply.total)) > longest * (1 + 1e-6):
             raise MalformedMessage(f"the sum of {reply.clients} clipped updates is longer than {longest:g}")
+
+
+def _check_state(session: Session, job: TrainJob, reply: TrainReply) -> None:
+    """What clients keep comes back from where it was sent to, and only from there."""
+    given = None if reply.state is None else reply.state.shape
+    expected = (len(job.clients), session.federation.state_size) if job.state.size else None
+    if given != expected:
+        raise MalformedMessage(f"what clients keep has shape {given}; {expected} is expected")
 
 
 def _content(message: Message) -> Message:

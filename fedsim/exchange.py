@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flwr.serverapp import Grid
 
 from fedsim.attacking import spread
-from fedsim.collecting import Collected, collect
+from fedsim.collecting import Collected, collect, remember
 from fedsim.messages import TrainJob, pack_job
 from fedsim.outings import Outing
 from fedsim.privacy.sampling import Ids
@@ -27,7 +27,7 @@ def exchange(session: Session, grid: Grid, outing: Outing) -> Collected:
     if store is not None and len(outing.silent):
         unheard = make_jobs(session, grid, outing.round, outing.silent)
         # They train and remember it, but what they report does not arrive.
-        list(grid.send_and_receive([pack_job(job, node) for node, job in unheard.items()]))
+        remember(session, unheard, grid.send_and_receive([pack_job(job, node) for node, job in unheard.items()]))
     if session.waiting is not None:
         session.waiting.add(outing.answering, sums.rows, session.server.params)
     return sums
@@ -40,10 +40,11 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     params = session.server.params.detach()[: session.federation.sent_model_size].cpu().numpy().copy()
     memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
     sent = memory.cpu().numpy().copy()
-    text = scenario.to_toml()
+    text, store = scenario.to_toml(), session.store if session.sends_state else None
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
+    common = (params, rate, dict(session.clip_norms), sent)
     return {
-        node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
+        node: TrainJob(round_, text, scenario.digest, part, *common, *([store.read(part)] if store else []))
         for node, part in zip(nodes, spread(session.federation, cohort, max(1, len(nodes))), strict=False)
         if len(part)
     }

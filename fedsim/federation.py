@@ -132,11 +132,18 @@ class Federation:
         return wanted
 
 
-def build_federation(scenario: Scenario) -> Federation:
-    """Load the data and set everything up; raises ``BadInput`` before anything is written."""
+# The part of a federation that is the same wherever its clients train.
+Prepared = tuple[Holdings, PrivacyPlan]
+
+
+def build_federation(scenario: Scenario, prepared: Prepared | None = None) -> Federation:
+    """Load the data and set everything up; raises ``BadInput`` before anything is written.
+
+    What another process has ``prepared`` of the same scenario is taken as it is.
+    """
     scenario = pinned(scenario)
     device = pick_device(scenario.engine.device)
-    holdings = load_holdings(scenario)
+    holdings = prepared[0] if prepared else load_holdings(scenario)
     population, data = holdings.population, holdings.data
     _check_clients(scenario, holdings)
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
@@ -149,7 +156,8 @@ def build_federation(scenario: Scenario) -> Federation:
     scenario.algorithm.check(Layout.of(module))
     start = vector_of(module)
     pace = paced(scenario, module, population)
-    plan = make_plan(scenario, population.sizes, pace.schedule if pace is not None else None)
+    schedule = pace.schedule if pace is not None else None
+    plan = prepared[1] if prepared else make_plan(scenario, population.sizes, schedule)
     rest, cached = without_prefix(module, task, scenario.engine.memory_gib * 2**30)
     name, trainer, reason = pick_trainer(scenario, rest, cached, len(population))
     reason += "" if rest is module else "; its frozen first layers are applied to every example once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -15,11 +16,11 @@ import torch
 
 from fedsim.aggregation.server_step import ServerStep
 from fedsim.asynchronous.waiting import Waiting
-from fedsim.client import app as client_app
 from fedsim.client import host
 from fedsim.client_store import ClientStore
 from fedsim.combining import Combiner
-from fedsim.engines import InProcessGrid
+from fedsim.engines import opened
+from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
 from fedsim.folds import check_folds, discard_unbegun, run_folds
@@ -87,9 +88,10 @@ def run(
         return _run_folds(scenario, directory, together, (on_round, on_ready))
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
-    path = Path(out) if out is not None else default_directory(federation.scenario)
-    directory = RunDirectory.create(path, federation.scenario)
-    return _execute(_open(federation, directory, on_round), began, on_ready)
+    with opened(federation) as (grid, placed):
+        path = Path(out) if out is not None else default_directory(federation.scenario)
+        directory = RunDirectory.create(path, federation.scenario)
+        return _execute(_open(placed, directory, on_round), grid, began, on_ready)
 
 
 def _run_folds(
@@ -121,7 +123,15 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
     if len(scenario.runs) > 1:
         return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
-    session = _open(build_federation(scenario), directory, on_round)
+    with opened(build_federation(scenario)) as (grid, federation):
+        session = _open(federation, directory, on_round)
+        _go_back(session)
+        return _execute(session, grid, began, on_ready)
+
+
+def _go_back(session: Session) -> None:
+    """Take up the last checkpoint, or the start if there is none."""
+    directory, scenario = session.directory, session.federation.scenario
     checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
         session.restore(*checkpoint)
@@ -132,21 +142,30 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
         # The round released again carries earlier rounds' clients too, under new noise: all pay for one more event.
         again = Event(plan.event.noise_multiplier, 1.0, "none", plan.event.relation)
         session.ledger.charge(0, [Charge("client", again, 1, None)])
-    return _execute(session, began, on_ready)
 
 
 def run_on_grid(grid: Grid, scenario: str) -> None:
-    """Run a scenario file on a grid that Flower's own runtime made (``flwr run``)."""
+    """Run a scenario file on a grid that Flower's own runtime made (``flwr run``).
+
+    Raises ``BadInput``, or ``FedsimError`` if no node appears.
+    """
     from fedsim.loading import load_scenario
 
-    loaded = load_scenario(scenario)
+    began = time.perf_counter()
+    await_nodes(grid)
+    loaded = load_scenario(sent_file(grid, scenario))
     if len(loaded.runs) > 1:
         raise BadInput("evaluation.folds: under Flower's own runtime name one of them, evaluation.fold.")
+    if loaded.engine.kind != "inprocess":
+        raise BadInput(f'engine.kind = "{loaded.engine.kind}": Flower\'s own runtime is the engine here; leave it out.')
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
     session = _open(federation, directory, None)
-    _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
+    session.engine, session.sends_state = "flower", True
+    setup = time.perf_counter() - began
+    result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
+    logging.getLogger("flwr").info("fedsim: %s; %s", result.summary["status_reason"], result.directory.resolve())
 
 
 def default_directory(scenario: Scenario) -> Path:
@@ -201,14 +220,14 @@ def _check_shared_ledger(federation: Federation) -> None:
     ledger.close()
 
 
-def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result:
-    """Run the rounds on the scenario's engine and write what a run leaves behind, however it ended."""
+def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | None) -> Result:
+    """Run the rounds on the engine's grid and write what a run leaves behind, however it ended."""
     from flwr.app import Context, RecordDict
 
     if on_ready:
         on_ready(session.federation)
     host(session.federation, session.store)
-    grid = InProcessGrid(client_app)
+    session.engine, session.sends_state = session.federation.scenario.engine.kind, not grid.keeps_state
     grid.session = session
     config = {"scenario": session.federation.scenario.name}
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)

@@ -177,18 +177,36 @@ class Evaluation:
 
 @section
 @dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a Ray actor takes of its machine: cores, on which it trains, and GPUs, of which it may be a fraction."""
+
+    cpu: Annotated[float, Field(ge=0.01, le=1024)] = 1.0
+    gpu: Annotated[float, Field(ge=0, le=64)] = 0.0
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """Where clients live and what trains them, on how many threads (``workers`` left out: one for each core).
 
-    ``memory_gib`` bounds the memory of the clients that train at once, and of what frozen first layers make of the
-    examples, which is kept if it fits.
+    ``ray`` spreads them over so many actors (``workers`` left out: as many as fit), each with ``resources``, on this
+    machine or on the running cluster at ``address`` ("auto" or host:port). ``memory_gib`` bounds the memory of the
+    clients that train at once, and of what frozen first layers make of the examples, which is kept if it fits; each
+    actor has as much.
     """
 
-    kind: Literal["inprocess"] = "inprocess"
+    kind: Literal["inprocess", "ray"] = "inprocess"
+    address: str | None = None
+    resources: Resources | None = None
     trainer: Literal["auto", "native", "vectorised", "opacus"] = "auto"
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     memory_gib: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+
+    @property
+    def actor(self) -> Resources:
+        """What each Ray actor takes."""
+        return self.resources or Resources()
 
 
 @section

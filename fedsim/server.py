@@ -15,6 +15,8 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Flower's simulation loads the client's side in another thread, and would find a module that is half imported.
+import fedsim.client  # noqa: F401
 from fedsim.aggregation.server_step import ServerStep
 from fedsim.asynchronous.releasing import release_arrived
 from fedsim.asynchronous.waiting import Waiting
@@ -52,6 +54,8 @@ class Session:
     combiner: Combiner
     memory: Tensor  # what the algorithm's server keeps beside the model
     store: ClientStore | None = None  # what clients keep from round to round
+    engine: str = "inprocess"  # where clients live, in the report's words
+    sends_state: bool = False  # whether it goes to the nodes and comes back, which keep nothing themselves
     waiting: Waiting | None = None  # an asynchronous run's reports that have not arrived
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
     progress: Progress = field(default_factory=Progress)

@@ -31,7 +31,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
-        "engine": scenario.engine.kind,
+        "engine": session.engine,
         "trainer": federation.trainer_name,
         "trainer_reason": federation.trainer_reason,
         "device": federation.device.type,

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsim.aggregation import WeightedSum
 from fedsim.algorithms import Given
 from fedsim.attacking import tamper
-from fedsim.client_store import ClientStore
+from fedsim.client_store import CarriedRows, ClientStore
 from fedsim.communication import carry
 from fedsim.federation import Federation
 from fedsim.messages import Rows, TrainJob
@@ -25,6 +25,8 @@ from fedsim.training.work import Work
 
 # Updates are noised so many values at a time: noise is drawn in float64 and would be larger than the updates.
 NOISED_VALUES = 1 << 22
+
+Store = ClientStore | CarriedRows
 
 
 @dataclass
@@ -48,7 +50,7 @@ class BlockReply:
         self.updates_unclipped += other.updates_unclipped
 
 
-def train_one_block(federation: Federation, job: TrainJob, work: Work, store: ClientStore | None) -> BlockReply:
+def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Store | None) -> BlockReply:
     """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept."""
     clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
     kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
