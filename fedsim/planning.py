@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedsim.errors import BadInput, FedsimError
 from fedsim.privacy.accounting import AccountantsDisagree, cross_check, epsilon, rdp_epsilon, rough_epsilon
 from fedsim.privacy.calibration import UNLIMITED, calibrate_noise
 from fedsim.privacy.events import Composition, Event, Relation, Sampling, compose
-
-if TYPE_CHECKING:
-    from fedsim.privacy.plan import ExamplePlan
 
 LEAST_NOISE, LEAST_DELTA = 1e-3, 1e-20  # what the accountants can do
 VACUOUS = 1e4  # an epsilon from here on is given by its Renyi bound, which takes no time; none is aimed at
@@ -227,55 +223,3 @@ def _last(excess: Callable[[int], float], count: int, parts: int, slope: float) 
         if attempt >= _SECANTS or not low < count < high:
             count = (low + min(high, 8 * low + 2)) // 2
     return low, slope
-
-
-def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What a scenario will spend: per unit, the epsilon of a client that takes part every time it may."""
-    from fedsim.federation import build_federation, pinned
-    from fedsim.loading import load_scenario
-    from fedsim.privacy.ledger import max_epsilon
-
-    scenario = pinned(load_scenario(path, overrides))
-    plans = [build_federation(fold).plan for fold in scenario.runs]
-    units = []
-    if plans[0].example is not None:
-        examples = [plan.example for plan in plans if plan.example is not None]
-        spent = set(map(_composition, zip(*(_releases(plan) for plan in examples), strict=True)))
-        units.append(_unit(examples, max_epsilon(spent), examples[0].participations))
-    if plans[0].client is not None:
-        clients = [plan.client for plan in plans if plan.client is not None]
-        times = clients[0].most_charges or scenario.cohort.sampling.times(scenario.rounds)
-        counts = [(plan.event, plan.most_charges or times) for plan in clients]
-        spent = {(compose(counts), float(clients[0].deltas[0]))}
-        units.append(_unit(clients, max_epsilon(spent), times))
-    return {"scenario": scenario.name, "digest": scenario.digest, "rounds": scenario.rounds, "privacy": units}
-
-
-def _releases(plan: ExamplePlan) -> list[tuple[Event, int, float]]:
-    """Each client's event, how often it is expected to happen, and its delta."""
-    counts = plan.steps * plan.participations
-    return [(plan.event(client), int(counts[client]), float(plan.deltas[client])) for client in range(len(counts))]
-
-
-def _composition(releases: tuple[tuple[Event, int, float], ...]) -> tuple[Composition, float]:
-    """One client's releases in all folds, and its least delta."""
-    return compose([(event, count) for event, count, _ in releases]), min(delta for *_, delta in releases)
-
-
-def _unit(plans: Sequence[Any], epsilon: float, rounds: int) -> dict[str, Any]:
-    """What a unit spends over all folds, each of which has the budget to itself."""
-    plan = plans[0]
-    noise = [
-        value
-        for one in plans
-        for value in (one.noise_multipliers if one.unit == "example" else [one.event.noise_multiplier])
-    ]
-    return {
-        "unit": plan.unit,
-        "epsilon": min(epsilon, plan.budget) if plan.budget and len(plans) == 1 else epsilon,
-        "delta": max(float(one.deltas.max()) for one in plans),
-        "rounds": rounds,
-        "noise_multiplier": {"min": float(min(noise)), "max": float(max(noise))},
-        "budget": plan.budget,
-        **({"folds": len(plans)} if len(plans) > 1 else {}),
-    }

@@ -51,7 +51,7 @@ def plan_ledger(
         raise BadInput(f"--budget-epsilon {budget_epsilon}: must be above 0 and at most {VACUOUS:g}.")
     if export is not None and export.exists():
         raise BadInput(f"--export {export}: it exists already; name another file.")
-    with _opened(path) as (ledger, population, charged):
+    with opened(path) as (ledger, population, charged):
         check_delta(delta, ledger.clients if "client" in charged else None)
         try:
             groups = {unit: _groups(ledger, unit, delta) for unit in charged}
@@ -69,7 +69,7 @@ def plan_ledger(
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[Ledger, str, dict[Unit, dict[str, Any]]]]:
+def opened(path: Path) -> Iterator[tuple[Ledger, str, dict[Unit, dict[str, Any]]]]:
     """The ledger, its population, and per unit the runs, the number of events and the last event."""
     from fedsim.privacy.ledger import Ledger
 

@@ -16,7 +16,7 @@ from fedsim.console import print_result
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
 from fedsim.loading import ScenarioError, parse_scenario
-from fedsim.planning import plan_scenario
+from fedsim.planning_scenario import plan_scenario
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import compose
 from fedsim.privacy.ledger import Ledger

@@ -18,7 +18,7 @@ from fedsim.client import train_clients
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
 from fedsim.messages import TrainJob
-from fedsim.planning import plan_scenario
+from fedsim.planning_scenario import plan_scenario
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.ledger import Ledger
@@ -204,7 +204,7 @@ def test_a_target_is_calibrated_for_the_steps_that_a_client_will_be_in(tmp_path,
     assert result.exit_code == 0
     assert 2.99 < result.privacy[0]["epsilon"] <= 3.0
     (planned,) = plan_scenario(result.directory / "scenario.toml")["privacy"]
-    assert (planned["rounds"], planned["epsilon"]) == (most[0][1], pytest.approx(result.privacy[0]["epsilon"]))
+    assert (planned["participations"], planned["epsilon"]) == (most[0][1], pytest.approx(result.privacy[0]["epsilon"]))
 
 
 def test_one_client_moves_a_step_by_at_most_the_clip_norm(tmp_path, monkeypatch):
