@@ -10,6 +10,7 @@ os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1", RAY
 os.environ.update(HF_HUB_DISABLE_TELEMETRY="1")
 
 if TYPE_CHECKING:
+    from fedsim.comparing import Comparison, compare
     from fedsim.describing import describe
     from fedsim.errors import BadInput, BudgetExhausted, FedsimError
     from fedsim.loading import ScenarioError, load_scenario, parse_scenario
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "BadInput": "fedsim.errors",
     "BudgetExhausted": "fedsim.errors",
+    "Comparison": "fedsim.comparing",
     "FedsimError": "fedsim.errors",
     "Result": "fedsim.running",
     "Scenario": "fedsim.scenario",
     "ScenarioError": "fedsim.loading",
     "build_report": "fedsim.report",
+    "compare": "fedsim.comparing",
     "describe": "fedsim.describing",
     "load_scenario": "fedsim.loading",
     "parse_scenario": "fedsim.loading",
@@ -35,11 +38,13 @@ _HOMES = {
 __all__ = [
     "BadInput",
     "BudgetExhausted",
+    "Comparison",
     "FedsimError",
     "Result",
     "Scenario",
     "ScenarioError",
     "build_report",
+    "compare",
     "describe",
     "load_scenario",
     "parse_scenario",

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedsim.errors import BadInput, FedsimError
+from fedsim.jsonable import jsonable
 from fedsim.scenario import Scenario
 
 PACKAGES = ("fedsim", "torch", "flwr", "opacus", "dp-accounting", "numpy", "scikit-learn")
@@ -166,19 +167,6 @@ class RunDirectory:
 
 def _to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-
-
-def jsonable(value: Any) -> Any:
-    """Plain JSON values: infinity as "inf", NaN as null, NumPy numbers as numbers."""
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if hasattr(value, "tolist"):
-        return jsonable(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
 
 
 def environment() -> dict[str, Any]:

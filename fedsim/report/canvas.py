@@ -80,6 +80,14 @@ def draw(key: str, title: str, caption: str, paint: Paint, height_inches: float 
 
 def picture(panels: Sequence[Panel]) -> bytes:
     """The panels one below the other as one PNG picture on white."""
+    with _styled():
+        stream = io.BytesIO()
+        figure_of(panels).savefig(stream, format="png", dpi=200, facecolor="white")
+    return stream.getvalue()
+
+
+def figure_of(panels: Sequence[Panel]) -> "Figure":
+    """The panels one below the other as one figure on white."""
     from matplotlib.figure import Figure
 
     heights = [panel.height_inches for panel in panels]
@@ -88,9 +96,7 @@ def picture(panels: Sequence[Panel]) -> bytes:
         parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)
         for part, panel in zip(parts[:, 0], panels, strict=True):
             panel.paint(part, part.subplots())
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=200, facecolor="white")
-    return stream.getvalue()
+    return figure
 
 
 @contextmanager

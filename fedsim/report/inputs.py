@@ -27,11 +27,11 @@ def read_record(run_directory: Path) -> RunRecord:
     """
     return RunRecord(
         scenario=_text(run_directory / "scenario.toml"),
-        environment=_document(run_directory / "environment.json"),
-        rounds=_lines(run_directory / "rounds.jsonl"),
-        clients=_document(run_directory / "clients.json"),
+        environment=read_document(run_directory / "environment.json"),
+        rounds=read_lines(run_directory / "rounds.jsonl"),
+        clients=read_document(run_directory / "clients.json"),
         summary=_required(run_directory / "summary.json"),
-        pictures=_document(run_directory / "pictures.json"),
+        pictures=read_document(run_directory / "pictures.json"),
     )
 
 
@@ -39,17 +39,18 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def _document(path: Path) -> Json:
+def read_document(path: Path) -> Json:
+    """The JSON object in a file, empty where there is none; raises ValueError, naming it, where it is damaged."""
     return _object(path, path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _required(path: Path) -> Json:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: {path.parent} holds no finished record of a run")
-    return _document(path)
+    return read_document(path)
 
 
-def _lines(path: Path) -> list[Json]:
+def read_lines(path: Path) -> list[Json]:
     """One object per line; a torn last line, which a killed run did not finish, is left out."""
     complete, _, last = _text(path).rpartition("\n")
     rounds = [_object(path, line) for line in complete.splitlines() if line.strip()]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
-from fedsim.record import jsonable
+from fedsim.jsonable import jsonable
 from fedsim.tasks import Regression
 
 
