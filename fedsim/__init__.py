@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedsim.report import build_report
     from fedsim.running import Result, resume, run
     from fedsim.scenario import Scenario
+    from fedsim.tracking.exporting import export
 
 _HOMES = {
     "BadInput": "fedsim.errors",
@@ -29,6 +30,7 @@ _HOMES = {
     "build_report": "fedsim.report",
     "compare": "fedsim.comparing",
     "describe": "fedsim.describing",
+    "export": "fedsim.tracking.exporting",
     "load_scenario": "fedsim.loading",
     "parse_scenario": "fedsim.loading",
     "resume": "fedsim.running",
@@ -46,6 +48,7 @@ __all__ = [
     "build_report",
     "compare",
     "describe",
+    "export",
     "load_scenario",
     "parse_scenario",
     "resume",

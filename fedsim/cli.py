@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsim import cli_compare, cli_data, cli_plan
+from fedsim import cli_compare, cli_data, cli_export, cli_plan
 from fedsim.errors import BadInput, FedsimError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 app.command()(cli_compare.compare)
+app.command()(cli_export.export)
 app.command(cls=cli_plan.PlanCommand)(cli_plan.plan)
 
 SET_HELP = "Set any value of the scenario, e.g. --set privacy.example.target_epsilon=2 (repeatable)."

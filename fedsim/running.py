@@ -35,6 +35,7 @@ from fedsim.scenario import Scenario
 from fedsim.server import Session, named_parameters, run_rounds
 from fedsim.server import app as server_app
 from fedsim.summary import client_statistics, pictures, summarise
+from fedsim.tracking.live import Live, check_sinks
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
@@ -81,6 +82,7 @@ def run(
     began = time.perf_counter()
     if out is not None and Path(out).exists():
         raise BadInput(f"The run directory {out} exists already; name another, or use --resume to go on.")
+    check_sinks(scenario)
     if len(scenario.runs) > 1:
         scenario = pinned(scenario)
         together = check_folds(scenario)
@@ -121,6 +123,7 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     if not (directory.path / "environment.json").exists():
         raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
     scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
+    check_sinks(scenario)
     if len(scenario.runs) > 1:
         return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
     with opened(build_federation(scenario)) as (grid, federation):
@@ -156,6 +159,7 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
     loaded = load_scenario(sent_file(grid, scenario))
     if len(loaded.runs) > 1:
         raise BadInput("evaluation.folds: under Flower's own runtime name one of them, evaluation.fold.")
+    check_sinks(loaded)
     if loaded.engine.kind != "inprocess":
         raise BadInput(f'engine.kind = "{loaded.engine.kind}": Flower\'s own runtime is the engine here; leave it out.')
     federation = build_federation(loaded)
@@ -190,6 +194,7 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
     if schedule is not None:
         session.waiting = Waiting.of(schedule, federation.report_size, federation.start.numel())
     session.on_round = on_round or session.on_round
+    session.tracking = Live(scenario, directory.path) if scenario.output is not None else None
     return session
 
 
@@ -256,7 +261,9 @@ def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
     directory.write_json("clients.json", client_statistics(session))
     if (seen := pictures(session)) is not None:
         directory.write_json("pictures.json", seen)
-    directory.write_json("summary.json", summarise(session, status, reason, setup))
+    summary = summarise(session, status, reason, setup)
+    told = {"tracking": session.tracking.close(summary)} if session.tracking is not None else {}
+    directory.write_json("summary.json", summary | told)
     if federation.scenario.privacy.ledger is not None:
         session.ledger.copy_to(directory.path / "ledger.db")
     session.ledger.close()

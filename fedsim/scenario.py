@@ -25,6 +25,7 @@ from fedsim.privacy.sampling import SAMPLINGS, All, CohortSampling
 from fedsim.seeding import Stream, generator
 from fedsim.settings import Count, NonNegative, Positive, choice, section
 from fedsim.tasks import TASKS, Objective
+from fedsim.tracking.settings import Output
 
 if TYPE_CHECKING:
     DataChoice = DataSource
@@ -230,6 +231,7 @@ class Scenario:
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()
+    output: Output | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values with every default written out; absent options are left out, as TOML has no null."""

@@ -37,6 +37,7 @@ from fedsim.privacy.plan import ExamplePlan, Unit, adaptive
 from fedsim.privacy.sampling import Ids
 from fedsim.record import Progress, RunDirectory
 from fedsim.seeding import Stream, private_generator
+from fedsim.tracking.live import Live
 
 app = ServerApp()
 
@@ -63,6 +64,7 @@ class Session:
     personal: tuple[int, NDArray[np.float64]] | None = None  # the round, and how good the clients' own models were then
     losses: list[float] = field(default_factory=list)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
+    tracking: Live | None = None
 
     def state(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs beside ``progress``."""
@@ -284,6 +286,8 @@ def finish_round(session: Session, outing: Outing, answered: int, started: float
     if session.store is not None:
         session.store.keep(round_)
     session.directory.save_checkpoint(session.state(), progress)
+    if session.tracking is not None:
+        session.tracking.row(row)
     session.on_round(row)
 
 
