@@ -77,13 +77,17 @@ def resume(run: RunFolder, as_json: AsJson = False, quiet: Quiet = False, debug:
 
 
 @app.command()
-def report(run: RunFolder, debug: Debug = False) -> None:
-    """Rebuild report.html from a run's record alone."""
+def report(
+    run: RunFolder,
+    format: Annotated[str, typer.Option(help="html, md or pdf.")] = "html",
+    debug: Debug = False,
+) -> None:
+    """Rebuild a run's report from its record alone."""
     import fedsim
 
     if not (run / "summary.json").exists():
         raise BadInput(f"{run} has no summary.json, so there is nothing to report; is it a finished run?")
-    print(fedsim.build_report(run))
+    print(fedsim.build_report(run, format))
 
 
 @app.command()

@@ -69,7 +69,7 @@ def draw(key: str, title: str, caption: str, paint: Paint, height_inches: float 
     """The panel that `paint` draws on fresh axes; `key` (letters, digits, hyphens) makes its ids unique in the page."""
     from matplotlib.figure import Figure
 
-    with _styled():
+    with styled():
         figure = Figure(figsize=(WIDTH_INCHES, height_inches))
         paint(figure, figure.subplots())
         stream = io.StringIO()
@@ -80,7 +80,7 @@ def draw(key: str, title: str, caption: str, paint: Paint, height_inches: float 
 
 def picture(panels: Sequence[Panel]) -> bytes:
     """The panels one below the other as one PNG picture on white."""
-    with _styled():
+    with styled():
         stream = io.BytesIO()
         figure_of(panels).savefig(stream, format="png", dpi=200, facecolor="white")
     return stream.getvalue()
@@ -91,7 +91,7 @@ def figure_of(panels: Sequence[Panel]) -> "Figure":
     from matplotlib.figure import Figure
 
     heights = [panel.height_inches for panel in panels]
-    with _styled():
+    with styled():
         figure = Figure(figsize=(WIDTH_INCHES, sum(heights)), facecolor="white")
         parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)
         for part, panel in zip(parts[:, 0], panels, strict=True):
@@ -100,7 +100,7 @@ def figure_of(panels: Sequence[Panel]) -> "Figure":
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Matplotlib in the report's style; what the user's own settings say does not matter."""
     import matplotlib
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from fedsim.errors import BadInput
 from fedsim.report import (
     attack,
     communication,
@@ -19,28 +20,46 @@ from fedsim.report import (
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
+from fedsim.report.markdown import markdown
 from fedsim.report.metrics import scored
+from fedsim.report.pdf import pdf
 
 HERE = Path(__file__).parent
 Facts = list[tuple[str, str]]
 
 
-def build_report(run_directory: Path) -> Path:
-    """Write `report.html` from the record in `run_directory` alone, atomically, and return its path.
+FORMATS = ("html", "md", "pdf")
 
-    The same record gives the same bytes. Raises FileNotFoundError where there is no `summary.json`, and ValueError
-    where a file of the record is damaged.
+
+def build_report(run_directory: Path, format: str = "html") -> Path:
+    """Write `report.html` (or .md, .pdf) from the record in `run_directory` alone, atomically, and return its path.
+
+    The same record gives the same bytes, in a PDF the same pages. Raises FileNotFoundError where there is no
+    `summary.json`, ValueError where a file of the record is damaged, and `BadInput` for another format.
     """
+    if format not in FORMATS:
+        raise BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}.")
     run_directory = Path(run_directory)
-    page = render(read_record(run_directory))
-    report = run_directory / "report.html"
+    content = _content(read_record(run_directory), format)
+    report = run_directory / f"report.{format}"
     partial = run_directory / f".report.{os.getpid()}.tmp"
     try:
-        partial.write_text(page, encoding="utf-8")
+        partial.write_bytes(content)
         os.replace(partial, report)
     finally:
         partial.unlink(missing_ok=True)
     return report
+
+
+def _content(record: RunRecord, format: str) -> bytes:
+    if format == "html":
+        return render(record).encode()
+    if format == "md":
+        return markdown(record).encode()
+    attacked = attack.panels(record.summary, record.rounds)
+    return pdf(
+        record, [*_present(_course(record)), *attacked, *_present(_population(record)), *_present(_cost(record))]
+    )
 
 
 def render(record: RunRecord) -> str:
