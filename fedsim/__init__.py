@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fedsim.comparing import Comparison, compare
     from fedsim.describing import describe
     from fedsim.errors import BadInput, BudgetExhausted, FedsimError
+    from fedsim.foresight import Plan, plan
     from fedsim.loading import ScenarioError, load_scenario, parse_scenario
     from fedsim.report import build_report
     from fedsim.running import Result, resume, run
@@ -24,6 +25,7 @@ _HOMES = {
     "BudgetExhausted": "fedsim.errors",
     "Comparison": "fedsim.comparing",
     "FedsimError": "fedsim.errors",
+    "Plan": "fedsim.foresight",
     "Result": "fedsim.running",
     "Scenario": "fedsim.scenario",
     "ScenarioError": "fedsim.loading",
@@ -33,6 +35,7 @@ _HOMES = {
     "export": "fedsim.tracking.exporting",
     "load_scenario": "fedsim.loading",
     "parse_scenario": "fedsim.loading",
+    "plan": "fedsim.foresight",
     "resume": "fedsim.running",
     "run": "fedsim.running",
 }
@@ -42,6 +45,7 @@ __all__ = [
     "BudgetExhausted",
     "Comparison",
     "FedsimError",
+    "Plan",
     "Result",
     "Scenario",
     "ScenarioError",
@@ -51,6 +55,7 @@ __all__ = [
     "export",
     "load_scenario",
     "parse_scenario",
+    "plan",
     "resume",
     "run",
 ]

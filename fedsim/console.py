@@ -71,32 +71,41 @@ def watch(rounds: int, quiet: bool) -> Iterator[Display]:
 
 
 def print_result(result: Result) -> None:
+    """The run in a few lines."""
+    print(result_text(result))
+
+
+def result_text(result: Result) -> str:
     """The run in a few lines: metrics, what privacy was spent, where the report lies."""
+    return "\n".join(_result_lines(result))
+
+
+def _result_lines(result: Result) -> Iterator[str]:
     summary = result.summary
     spread = {
         name: f" ± {_digits(value)}" for name, value in summary.get("metrics_std", {}).items() if value is not None
     }
     metrics = {name: _metric(name, value) + spread.get(name, "") for name, value in summary["metrics"].items()}
     first = ", ".join(metrics.pop(name) for name in (summary["main_metric"], "loss"))
-    print(f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {first}")
+    yield f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {first}"
     if metrics:
-        print(f"also: {', '.join(metrics.values())}")
+        yield f"also: {', '.join(metrics.values())}"
     for entry in summary["privacy"]:
         if entry["unit"] == "none":
-            print("privacy: none (epsilon = infinity)")
+            yield "privacy: none (epsilon = infinity)"
             continue
-        print(
+        yield (
             f"privacy, {entry['unit']} level: epsilon {entry['epsilon']:.4g} at delta {entry['delta']:g} "
             f"({entry['relation']}; {'largest over clients; ' if entry['unit'] == 'example' else ''}"
             f"randomness {entry['randomness']})"
         )
         for limit in entry.get("fold_limits", []):
             spent = f"{entry['epsilon']:.4g}"
-            print(f"note: the limit of {limit:g} holds for each fold by itself; together they spent {spent}")
-    print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
+            yield f"note: the limit of {limit:g} holds for each fold by itself; together they spent {spent}"
+    yield f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up"
     if "simulated" in summary["seconds"]:
-        print(f"simulated time: {duration(summary['seconds']['simulated'])}")
-    print(f"report: {result.directory / 'report.html'}")
+        yield f"simulated time: {duration(summary['seconds']['simulated'])}"
+    yield f"report: {result.directory / 'report.html'}"
 
 
 def _metric(name: str, value: Any) -> str:

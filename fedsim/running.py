@@ -19,18 +19,20 @@ from fedsim.asynchronous.waiting import Waiting
 from fedsim.client import host
 from fedsim.client_store import ClientStore
 from fedsim.combining import Combiner
+from fedsim.console import result_text
 from fedsim.engines import opened
 from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
 from fedsim.folds import check_folds, discard_unbegun, run_folds
+from fedsim.frames import frame, html_lines
 from fedsim.loading import parse_scenario
 from fedsim.privacy.events import Event
 from fedsim.privacy.ledger import Ledger, Limit
 from fedsim.privacy.plan import Charge
 from fedsim.privacy.planning import correlation
 from fedsim.record import RunDirectory
-from fedsim.report import build_report
+from fedsim.report import build_report, course_figure
 from fedsim.scenario import Scenario
 from fedsim.server import Session, named_parameters, run_rounds
 from fedsim.server import app as server_app
@@ -39,6 +41,7 @@ from fedsim.tracking.live import Live, check_sinks
 
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
+    from matplotlib.figure import Figure
 
 OnRound = Callable[[dict[str, Any]], None]
 OnReady = Callable[[Federation], None]
@@ -69,6 +72,20 @@ class Result:
     def exit_code(self) -> int:
         """What ``fedsim run`` exits with."""
         return EXIT_CODES[self.summary["status"]]
+
+    def to_frame(self) -> Any:
+        """The rounds as a ``pandas.DataFrame``, a line each; raises ``BadInput`` without pandas."""
+        return frame(RunDirectory(self.directory).rounds())
+
+    def plot(self) -> Figure:
+        """The course of the run as a ``matplotlib.figure.Figure``: metrics, epsilon and cost over the rounds."""
+        return course_figure(self.directory)
+
+    def __repr__(self) -> str:
+        return result_text(self)
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self))
 
 
 def run(

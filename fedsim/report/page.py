@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import BadInput
 from fedsim.report import (
@@ -17,12 +17,15 @@ from fedsim.report import (
     population_figures,
     quality,
 )
-from fedsim.report.canvas import Panel
+from fedsim.report.canvas import Panel, figure_of
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
 from fedsim.report.markdown import markdown
 from fedsim.report.metrics import scored
 from fedsim.report.pdf import pdf
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 Facts = list[tuple[str, str]]
@@ -60,6 +63,12 @@ def _content(record: RunRecord, format: str) -> bytes:
     return pdf(
         record, [*_present(_course(record)), *attacked, *_present(_population(record)), *_present(_cost(record))]
     )
+
+
+def course_figure(run_directory: Path) -> "Figure":
+    """The figures of a run over its rounds, one below the other, as one Matplotlib figure."""
+    record = read_record(Path(run_directory))
+    return figure_of([*_present(_course(record)), *_present(_cost(record))])
 
 
 def render(record: RunRecord) -> str:
