@@ -10,7 +10,7 @@ from fedsim.report import plain
 from fedsim.report.metrics import is_share, metric_text, metric_title
 
 Row = dict[str, str]
-MOST_ROWS = 40  # at the terminal
+MOST_ROWS, WIDEST = 40, 60  # lines, and characters of a cell, at the terminal
 UNITS = {"example": "ε, record", "client": "ε, client", "none": "ε"}
 
 
@@ -136,8 +136,12 @@ def _value(name: str, value: float | None) -> str:
 def _table(rows: Sequence[Row]) -> str:
     """Columns; of many rows the first."""
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([row.get(name, "–") for name in names] for row in rows[:MOST_ROWS])]
+    cells = [names, *([_cut(row.get(name, "–")) for name in names] for row in rows[:MOST_ROWS])]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     more = [f"  and {len(rows) - MOST_ROWS} more (--json and --html have all)"] if len(rows) > MOST_ROWS else []
     return "\n".join([*(line.rstrip() for line in lines), *more])
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= WIDEST else f"{cell[: WIDEST - 1]}…"
