@@ -204,7 +204,7 @@ def step(session: Session, aggregate: Tensor | None, arrived: int) -> None:
     federation, server = session.federation, session.server
     clients, plan = len(federation.population), federation.plan
     # Where noise hides who took part, so must what the algorithm makes of their number.
-    took_part = plan.client.expected_weight if plan.client else arrived
+    took_part = plan.client.expected_weight if plan.client and plan.trusts_the_server else arrived
     round_, params = session.progress.round + 1, server.params.detach()
     algorithm = federation.scenario.algorithm.in_round(round_, federation.scenario.rounds, session.losses)
     update, memory = algorithm.conclude(aggregate.to(params.dtype), params, session.memory, took_part / clients)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import fedsim
+import fedsim.devices
 from fedsim.algorithms import ALGORITHMS
 from fedsim.client import train_clients
 from fedsim.client_store import ClientStore
@@ -100,6 +101,48 @@ def test_under_client_level_privacy_the_share_is_the_expected_one(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
     assert len({row["cohort"] for row in rows}) > 1
     assert seen == [pytest.approx(0.6)] * 4
+
+
+LOCAL_PRIVACY = CLIENT_PRIVACY + 'placement = "client"\n'
+
+
+def test_with_local_noise_the_share_is_that_of_the_reports_in_the_mean(tmp_path):
+    """The server sees who answers, and averages over those: to take half of them for all would count them twice."""
+    seen = []
+    devices = 'devices.availability={kind="probability", probability=0.5}'
+    chosen = scenario("scaffold", "rounds=4", 'cohort.sampling={kind="all"}', devices, privacy=LOCAL_PRIVACY)
+    honest = ALGORITHMS["scaffold"].conclude
+
+    def watched(self, aggregate, params, memory, share):
+        seen.append(share)
+        return honest(self, aggregate, params, memory, share)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ALGORITHMS["scaffold"], "conclude", watched)
+        fedsim.run(chosen, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
+    assert min(row["dropped"] for row in rows) < max(row["dropped"] for row in rows)
+    assert seen == [pytest.approx((row["cohort"] - row["dropped"]) / 6) for row in rows]
+
+
+@pytest.mark.parametrize("name", ["feddyn", "mimelite", "scaffold"])
+def test_a_round_in_which_nobody_answers_changes_nothing(name, tmp_path, monkeypatch):
+    """Clients are there in the first two rounds alone; the server's correction is not applied again after them."""
+    there = fedsim.devices.Fleet.available
+    monkeypatch.setattr(
+        fedsim.devices.Fleet,
+        "available",
+        lambda self, clients, round_, *at: there(self, clients, round_, *at) & (round_ < 3),
+    )
+    found = []
+    for rounds in (2, 5):
+        chosen = scenario(name, f"rounds={rounds}", 'devices.availability={kind="always"}')
+        run = fedsim.run(chosen, tmp_path / str(rounds)).directory
+        checkpoint, progress = RunDirectory(run).load_checkpoint()
+        assert progress.round == rounds
+        found.append(torch.cat([checkpoint["params"], checkpoint["memory"]]))
+    assert found[0][len(found[0]) // 2 :].any()
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 REFUSED = [
