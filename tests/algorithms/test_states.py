@@ -197,6 +197,13 @@ def test_the_statement_says_what_is_sent_and_what_stays(privacy, tmp_path):
     assert all(sentence in page for sentence in result.summary["outside"] if "control variate" in sentence)
 
 
+def test_a_number_of_steps_is_not_called_a_noised_gradient(tmp_path):
+    result = fedsim.run(scenario("fednova", "rounds=1", privacy=EXAMPLE_PRIVACY), tmp_path / "run")
+    (said,) = (line for line in result.privacy[0]["assumptions"] if "Beside its update" in line)
+    assert "noised" not in said
+    assert "from how many records it holds (n_i), which is treated as public" in said
+
+
 def test_averaging_says_nothing_of_the_kind(tmp_path):
     result = fedsim.run(scenario("fedavg", "rounds=1", privacy=EXAMPLE_PRIVACY), tmp_path / "run")
     assert not any("Beside" in line or "Each client keeps" in line for line in result.summary["outside"])

@@ -233,6 +233,26 @@ def test_examples_are_counted_as_batches_are_made(local):
     assert examples_trained(made, sizes).tolist() == np.maximum(lengths, 0).sum(1).tolist()
 
 
+@pytest.mark.parametrize("steps", [[], ["algorithm.local.steps=1"]])
+def test_fedsgd_takes_time_for_all_records(steps):
+    made, sizes = scenario("algorithm.name=fedsgd", "algorithm.local.batch_size=7", SLOW, *steps), np.array([5, 40])
+    assert examples_trained(made, sizes).tolist() == [5, 40]
+
+
+def test_clients_that_are_sent_nothing_do_not_wait_for_it():
+    alone = ("algorithm.name=local", 'evaluation.test={kind="per_client"}')
+    made = build_federation(scenario(*alone, 'devices.download={kind="constant", bytes_per_second=1}'))
+    load, everybody = made.pace.load, np.arange(12)
+    assert (load.bytes_down, load.bytes_up) == (made.bytes_down, made.bytes_up) == (0, 0)
+    assert made.pace.fleet.seconds_to_train(everybody, load).max() < 10
+
+
+@pytest.mark.parametrize(("sampling", "secret"), [(POISSON, True), ('cohort.sampling={kind="all"}', False)])
+def test_where_who_is_drawn_is_secret_the_statement_says_that_times_tell(sampling, secret, tmp_path):
+    run = fedsim.run(scenario(SLOW, sampling, "rounds=1", privacy=CLIENT_PRIVACY), tmp_path / "run")
+    assert ("When each round ends tells of who was drawn" in str(run.privacy[0]["assumptions"])) == secret
+
+
 def test_under_dp_sgd_examples_are_those_expected():
     made = scenario(privacy=EXAMPLE_PRIVACY + "sampling_rate = 0.25\n")
     assert examples_trained(made, np.array([100, 300])).tolist() == [100, 300]  # four steps of a quarter
