@@ -132,4 +132,4 @@ def _read_only(ledger: Path) -> sqlite3.Connection:
     """Opened so that SQLite touches nothing, unless a killed run left a log beside it that has to be read too."""
     log = ledger.with_name(ledger.name + "-wal")
     mode = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
-    return sqlite3.connect(f"file:{quote(str(ledger.resolve()))}?{mode}", uri=True)
+    return sqlite3.connect(f"file:{quote(str(ledger.resolve(strict=True)))}?{mode}", uri=True)

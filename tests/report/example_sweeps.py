@@ -12,13 +12,14 @@ from fedsim.privacy.ledger import SCHEMA
 Json = dict[str, Any]
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 SEEDS = (0, 1, 2, 3, 4)
+TRIVIAL = {"metric": "accuracy", "value": 0.102, "how": "always the most frequent class of the test records"}
 SWEEP = {
     "name": "tradeoff_digits",
     "method": "grid",
     "objectives": ["accuracy"],
     "seeds": list(SEEDS),
     "selection": "private",
-    "baselines": {"trivial": {"metric": 0.102, "how": "majority class"}, "non_private": 5},
+    "baselines": {"trivial": TRIVIAL, "non_private": 5},
 }
 
 
@@ -73,7 +74,7 @@ def clients(trial: int, seed: int, level: float) -> Json:
 def write_ledger(path: Path, charges: list[tuple[str, float, float, int, list[int] | None]]) -> Path:
     """A ledger with charges: unit, noise multiplier, Poisson rate, count, clients (None: all)."""
     db = sqlite3.connect(path)
-    db.executescript(SCHEMA)
+    db.executescript("PRAGMA synchronous = OFF;" + SCHEMA)
     db.execute("INSERT INTO meta VALUES ('p', 20)")
     for number, (unit, noise, rate, count, members) in enumerate(charges, 1):
         blob = None if members is None else np.array(members, "<i8").tobytes()
@@ -141,3 +142,24 @@ ENDS: dict[int, Json] = {
     9: {"status": "pruned"},
     11: {"status": "early_stopped"},
 }
+
+
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>$x$ {{ 7*7 }} javascript:alert(3)"
+
+
+def hostile() -> list[Json]:
+    """Both units, client metrics, simulated time, a failed and two pruned runs; hostile text wherever text can be."""
+    found = []
+    for row in lines():
+        trial, seed, accuracy = row["trial"], row["seed"], row["metrics"]["accuracy"]
+        if trial < 5:
+            row["epsilon"]["client"] = row["epsilon"]["example"] * 1.7 + 0.3 if trial != 2 else None
+            row["delta"]["client"] = 1e-5
+        row["metrics"] |= {"accuracy_mean": accuracy - 0.01, "accuracy_p10": accuracy - 0.1}
+        row["metrics"] |= {"accuracy_worst": accuracy - 0.3, HOSTILE: 0.5}
+        row |= {"simulated_seconds": 100.0 * (1 + trial), "bytes_up": 400_000 * (1 + trial)}
+        row["values"] |= {"algorithm.name": HOSTILE if trial == 3 else "fedavg", HOSTILE: trial}
+        if (trial, seed) == (1, 3):
+            row |= {"status": "failed", "error": HOSTILE, "metrics": {}, "rounds": 0, "epsilon": {}}
+        found.append(row | ({"status": "pruned"} if trial == 0 and seed > 2 else {}))
+    return found

@@ -8,6 +8,7 @@ from fedsim.report.frontier.settings import UNITS, Quantity, Setting
 from fedsim.report.inputs import Json
 
 OF_UNIT = {"example": "of records", "client": "of clients"}
+LENGTH = {"example": "length of a gradient", "client": "length of an update"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ def axes_of(settings: list[Setting]) -> list[Axis]:
 
 def _all() -> list[Axis]:
     noises = [Axis(f"noise-{unit}", f"Noise multiplier {OF_UNIT[unit]}", "no unit", _noise(unit)) for unit in UNITS]
-    clips = [Axis(f"clip-{unit}", f"Clip norm {OF_UNIT[unit]}", "length of an update", _clip(unit)) for unit in UNITS]
+    clips = [Axis(f"clip-{unit}", f"Clip norm {OF_UNIT[unit]}", LENGTH[unit], _clip(unit)) for unit in UNITS]
     return [
         *noises,
         *clips,

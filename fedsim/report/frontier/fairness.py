@@ -187,6 +187,7 @@ def _tail_panel(view: View, unit: str) -> Panel | None:
     if base is None:
         return None
     lines = [(name, each) for name, ending in ENDINGS if (each := _line(settings, unit, base + ending))]
+    thing = "record" if unit == "example" else "client"
     ends = [at for _, line in lines for at, _ in line]
 
     def paint(figure: "Figure", axes: "Axes") -> None:
@@ -197,16 +198,21 @@ def _tail_panel(view: View, unit: str) -> Panel | None:
         ticks = tick_values(min(ends), max(ends))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set_xlabel(f"ε for one {'record' if unit == 'example' else 'client'} (no unit, log scale)")
+        axes.set_xlabel(f"ε for one {thing} (no unit, log scale)")
         axes.set_ylabel(metric_label(base))
         figure.legend(loc="outside upper left", ncols=2)
 
-    caption = "Mean over seeds of what clients reach on average, of what nine of ten reach, and of what the worst has."
-    title = f"{metric_title(base)} of the worst off against ε"
+    caption = (
+        "Means over seeds: of the average over clients, of what nine of ten clients reach, and of the worst client."
+    )
+    title = f"{metric_title(base)} of the worst off against ε for one {thing}"
     return draw(f"fair-tail-{unit}", title, caption, paint, 3.0) if ends else None
 
 
-ENDINGS = (("mean over clients", "_mean"), ("nine of ten", "_p10"), ("nine of ten", "_p90"), ("worst client", "_worst"))
+ENDINGS = (
+    *(("mean over clients", "_mean"), ("nine of ten reach", "_p10"), ("nine of ten stay within", "_p90")),
+    ("worst client", "_worst"),
+)
 
 
 def _line(settings: Sequence[Setting], unit: str, metric: str) -> list[tuple[float, float]]:

@@ -124,7 +124,11 @@ def _tries(view: View, settings: int) -> Tries:
 def is_covered(view: View) -> bool:
     """Whether the sweep drew what the theorem wants: settings at random, and a random number of them."""
     sweep = view.record.sweep
-    return sweep.get("method") == "random" and bool(sweep.get("tries")) and not sweep.get("halving")
+    return sweep.get("method") == "random" and bool(sweep.get("tries")) and not _pruned(view)
+
+
+def _pruned(view: View) -> bool:
+    return any(row.get("status") == "pruned" for row in view.record.rows)
 
 
 def _rows(view: View, unit: str, found: Looking, open_runs: int) -> Rows:
@@ -141,8 +145,8 @@ def _rows(view: View, unit: str, found: Looking, open_runs: int) -> Rows:
         (
             best,
             plain.epsilon(found.best),
-            f"Papernot and Steinke 2022 (arXiv 2110.03620): {drawn}, each drawn independently of the data; only the "
-            "winner is published",
+            f"Papernot and Steinke 2022 (arXiv 2110.03620): {drawn}, each drawn independently of the data, none "
+            "dearer than those tried; only the winner is published",
         ),
         (
             f"Everything in this report{without}",
@@ -186,7 +190,7 @@ def _covered(view: View) -> str:
     why = {
         "grid": "a grid of fixed size",
         "tpe": "a search in which earlier results choose later settings",
-        "random": "a fixed number of settings" if not view.record.sweep.get("halving") else "successive halving",
+        "random": "successive halving" if _pruned(view) else "a fixed number of settings",
     }.get(method, f"a search of the kind “{method}”")
     return (
         f"This sweep is {why}, which the theorem does not cover: for it only the composition of all runs holds. The "

@@ -72,15 +72,15 @@ def _rings(axes: "Axes", marks: Marks, place: Place) -> None:
     """What is pointed out, in an open square and a larger open circle; small in the legend."""
     for (name, point), (colour, marker, size) in zip(marks.rings.items(), RINGS, strict=False):
         look: dict[str, Any] = {"marker": marker, "markerfacecolor": "none", "markeredgecolor": colour}
-        axes.plot(place(point.cost), marks.factor * point.score, markersize=size, markeredgewidth=1.4, **look)
+        axes.plot(place(point.cost), marks.factor * point.score, markersize=size, markeredgewidth=1.4, zorder=4, **look)
         axes.plot([], [], markersize=8, linestyle="", label=name, **look)
 
 
 def _runs(axes: "Axes", marks: Marks, place: Place) -> None:
     if not marks.runs:
         return
-    at = [(place(run.cost), marks.factor * run.score) for run in marks.runs]
-    dots = axes.scatter(*zip(*at, strict=True), s=12, color=SKY, alpha=0.8, linewidths=0, label="single run (a seed)")
+    x, y = [place(run.cost) for run in marks.runs], [marks.factor * run.score for run in marks.runs]
+    dots = axes.scatter(x, y, s=12, color=SKY, alpha=0.8, linewidths=0, label="single run (a seed)")
     dots.set_urls([run.link or None for run in marks.runs])
 
 
@@ -145,7 +145,9 @@ def _broken(axes: "Axes", value: float, ends: tuple[float, float]) -> float:
     margin = (high - low) or abs(high) * 0.1 or 1.0
     at, crack = (low - 0.3 * margin, low - 0.18 * margin) if below else (high + 0.3 * margin, high + 0.18 * margin)
     ticks = [
-        tick for tick in MaxNLocator(nbins=6).tick_values(low, high) if low - 0.08 * margin <= tick <= high * 1.001
+        tick
+        for tick in MaxNLocator(nbins=6, steps=[1, 2, 5, 10]).tick_values(low, high)
+        if low - 0.08 * margin <= tick <= high * 1.001
     ]
     axes.set_yticks([*ticks, at], [*(f"{tick:g}" for tick in ticks), f"{value:.3g}"])
     axes.set_ylim(min(low - 0.08 * margin, at - 0.06 * margin), max(high + 0.08 * margin, at + 0.06 * margin))
@@ -164,5 +166,5 @@ def linked(panel: Panel, hovers: dict[str, str]) -> Panel:
         target = html.escape(re.sub(r"^row:", "#setting-", url))
         return f'<a xlink:href="{target}">{title}'
 
-    svg = re.sub(r'<a xlink:href="([^"]*)">', element, panel.svg)
+    svg = re.sub(r'<a xlink:href="([^"]*)"[^>]*>', element, panel.svg)
     return replace(panel, svg=svg.replace('role="img"', 'role="group"', 1) if hovers else svg)

@@ -96,7 +96,7 @@ def _tiles(view: View) -> list[Tile]:
         )
     if view.trivial is not None:
         tiles.append(Tile("Without learning", metric_text(view.metric, view.trivial[0]), view.trivial[1]))
-    for unit in view.units:
+    for unit in view.units if view.reference is not None else []:
         point = epsilon_view(view, unit).cheapest
         value = "—" if point is None else plain.epsilon(point.cost)
         note = "no setting" if point is None else f"setting {point.setting.number}"

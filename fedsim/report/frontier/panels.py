@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,8 @@ def epsilon_panel(view: View, unit: str) -> Panel | None:
     low, high = min(finite), max(finite)
     beyond = high * max((high / low) ** 0.2, 1.6)
     shown = _marks(view, found.points, found.front, lambda row: epsilon_of(row, unit))
-    shown = Marks(shown.points, shown.front, shown.runs, found.rings, shown.factor)
+    guarded = [replace(mark, private=math.isfinite(mark.point.cost)) for mark in shown.points]
+    shown = replace(shown, points=guarded, rings=found.rings)
     unguarded = any(math.isinf(mark.cost) for mark in found.points)
 
     def place(cost: float) -> float:
@@ -131,7 +133,7 @@ def _ticks(axes: "Axes", low: float, high: float, wide: bool) -> None:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xticks([], minor=True)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, min_n_ticks=2))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], min_n_ticks=2))
         axes.ticklabel_format(axis="x", useOffset=False, style="plain")
 
 

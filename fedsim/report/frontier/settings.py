@@ -93,20 +93,15 @@ def finite_epsilons(settings: Iterable[Setting], unit: str) -> list[Setting]:
     return [each for each in settings if each.score is not None and math.isfinite(each.epsilon(unit))]
 
 
-def label(values: Json) -> str:
-    """A setting in words: "privacy.example.target_epsilon = 2, rounds = 30"."""
-    return ", ".join(f"{key} = {text(value)}" for key, value in values.items()) or "the base scenario"
-
-
 def text(value: Any) -> str:
     """A value of the search space, as it would stand in a scenario."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return "∞" if math.isinf(value) else f"{value:.6g}"
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {text(part)}" for key, part in value.items()) + " }"
-    return str(value)
+    return "∞" if value == "inf" else str(value)
 
 
 def short_names(keys: Sequence[str]) -> dict[str, str]:

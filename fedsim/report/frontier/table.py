@@ -7,7 +7,7 @@ from typing import Any
 
 from fedsim.report import plain
 from fedsim.report.frontier.axes import sent
-from fedsim.report.frontier.settings import MEASURED, Setting, short_names, text
+from fedsim.report.frontier.settings import MEASURED, Setting, text
 from fedsim.report.frontier.view import SYMBOLS, View, epsilon_view, score_text
 from fedsim.report.inputs import Json
 from fedsim.report.metrics import metric_title
@@ -50,12 +50,9 @@ class Table:
 
 def table(view: View) -> Table:
     """All settings, the unmeasured ones among them, in the order of trials."""
-    keys = list(dict.fromkeys(key for each in view.settings for key in each.values))
-    names = short_names(keys)
-    fixed = [key for key in keys if len({repr(each.values.get(key)) for each in view.settings}) == 1]
-    keys = [key for key in keys if key not in fixed or len(view.settings) == 1]
+    keys = list(view.names)
     best = {point.setting.number for unit in view.units for point in epsilon_view(view, unit).front}
-    columns = [Column("Setting", "number of the setting"), *(_column(view, key, names[key]) for key in keys)]
+    columns = [Column("Setting", "number of the setting"), *(_column(view, key, view.names[key]) for key in keys)]
     columns += [Column(metric_title(view.metric), "mean over seeds, ± half of its 95 % t interval")]
     columns += [Column(SYMBOLS[unit], "largest over seeds") for unit in view.units]
     columns += [Column("Rounds", "mean over seeds"), Column("Sent", "both ways, mean over seeds")]
@@ -90,7 +87,7 @@ def _row(view: View, setting: Setting, keys: list[str], best: bool) -> Row:
 
 
 def _value(value: Any) -> Cell:
-    return Cell(MISSING, "") if value is None else Cell(text(value) if value != "inf" else "∞", _key(value))
+    return Cell(MISSING, "") if value is None else Cell(text(value), _key(value))
 
 
 def _key(value: Any) -> str:

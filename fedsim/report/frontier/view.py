@@ -8,7 +8,7 @@ from fedsim.report import plain
 from fedsim.report.frontier.axes import Axis
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
-from fedsim.report.frontier.settings import UNITS, Setting, higher_is_better, label, settings_of
+from fedsim.report.frontier.settings import UNITS, Setting, higher_is_better, settings_of, short_names, text
 from fedsim.report.inputs import Json
 from fedsim.report.metrics import is_share, metric_text
 from fedsim.report.statistics import Interval
@@ -77,12 +77,23 @@ class View:
     def _by_number(self) -> dict[int, Scored]:
         return {each.setting.number: each for each in self.scored}
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The dotted keys that the settings differ in, by their short names."""
+        keys = dict.fromkeys(key for each in self.settings for key in each.values)
+        varied = [key for key in keys if len({repr(each.values.get(key)) for each in self.settings}) > 1]
+        return short_names(varied or list(keys))
+
+    def label(self, values: Json) -> str:
+        """A setting in words, by what differs: "target_epsilon = 2, rounds = 30"."""
+        shown = [f"{name} = {text(values[key])}" for key, name in self.names.items() if key in values]
+        return ", ".join(shown) or "the base scenario"
+
     def _scored(self, setting: Setting, score: Interval) -> Scored:
         """A setting of one run leads to its report, one of several to its row, which leads to all of theirs."""
         spent = [f"{SYMBOLS[unit]} {plain.epsilon(setting.epsilon(unit))}" for unit in UNITS]
-        hover = (
-            f"setting {setting.number}: {label(setting.values)}; {score_text(self.metric, score)}; {', '.join(spent)}"
-        )
+        parts = [f"setting {setting.number}: {self.label(setting.values)}", score_text(self.metric, score), *spent]
+        hover = "; ".join(parts)
         row = f"row:{setting.number}"
         return Scored(setting, score, (self._own(setting.rows[0]) or row) if len(setting.rows) == 1 else row, hover)
 
@@ -106,17 +117,15 @@ class View:
     def trivial(self) -> tuple[float, str] | None:
         """The value of the trivial baseline, and what it does."""
         found = (self.record.sweep.get("baselines") or {}).get("trivial") or {}
-        value = next(
-            (size for key in ("metric", self.metric) if (size := plain.finite(found.get(key))) is not None), None
-        )
-        return None if value is None else (value, str(found.get("how") or "trivial answer"))
+        value = plain.finite(found.get("value"))
+        known = value is not None and found.get("metric") == self.metric
+        return (value, str(found.get("how") or "the trivial answer")) if known and value is not None else None
 
     @property
     def baselines(self) -> list[tuple[str, Interval]]:
         lines = [] if self.reference is None else [("no privacy", self.reference.score)]
         if self.trivial is not None:
-            value, how = self.trivial
-            lines.append((how[:24], Interval(value, math.nan, math.nan, 1)))
+            lines.append(("no learning", Interval(self.trivial[0], math.nan, math.nan, 1)))
         return lines
 
     @cached_property
@@ -153,4 +162,5 @@ def difference_text(metric: str, difference: float) -> str:
 def score_text(metric: str, score: Interval) -> str:
     """A score with half the width of its interval: "89.7% ± 1.2 %"."""
     value = metric_text(metric, score.value)
-    return f"{value} ± {metric_text(metric, score.half_width)}" if score.known else value
+    half = score.half_width if is_share(metric) or not score.known else float(f"{score.half_width:.2g}")
+    return f"{value} ± {metric_text(metric, half)}" if score.known else value

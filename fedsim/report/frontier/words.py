@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fedsim.report import plain
 from fedsim.report.frontier.axes import sent
 from fedsim.report.frontier.pareto import Point, cheapest
-from fedsim.report.frontier.settings import MEASURED, label
+from fedsim.report.frontier.settings import MEASURED
 from fedsim.report.frontier.view import EpsilonView, View, difference_text, epsilon_view, score_text
 from fedsim.report.metrics import metric_text, metric_title
 
@@ -125,7 +125,7 @@ def _knee(view: View, unit: str, seen: EpsilonView) -> Finding:
         gain = difference_text(view.metric, abs(after[-1].score - seen.knee.score))
         more = (
             f" From there to ε = {plain.epsilon(after[-1].cost)}, the end of the Pareto set, "
-            f"{named(view.metric)} {'gains' if view.higher else 'loses'} only {gain} more."
+            f"{named(view.metric)} {'rises' if view.higher else 'falls'} by only {gain}."
         )
     spent = plain.epsilon(seen.knee.cost)
     return Finding(title, [f"It is {_described(view, seen.knee)}, at ε = {spent}.{more} {rule}"])
@@ -133,14 +133,14 @@ def _knee(view: View, unit: str, seen: EpsilonView) -> Finding:
 
 def _described(view: View, point: Point) -> str:
     score = score_text(view.metric, view.of(point.setting).score)
-    return f"setting {point.setting.number} ({label(point.setting.values)}) with {named(view.metric)} {score}"
+    return f"setting {point.setting.number} ({view.label(point.setting.values)}) with {named(view.metric)} {score}"
 
 
 def _baseline(view: View) -> list[Finding]:
     sentences = []
     if view.reference is not None:
         score = score_text(view.metric, view.reference.score)
-        number, values = view.reference.setting.number, label(view.reference.setting.values)
+        number, values = view.reference.setting.number, view.label(view.reference.setting.values)
         sentences.append(f"Without privacy (ε = ∞): setting {number} ({values}) with {named(view.metric)} {score}.")
     if view.trivial is not None:
         value, how = view.trivial
@@ -179,7 +179,7 @@ def failures(view: View) -> list[Failure]:
     rows.sort(key=lambda row: row.get("status") != "failed")
     return [
         Failure(
-            f"Setting {row['trial']}, seed {row['seed']} ({label(row.get('values') or {})})",
+            f"Setting {row['trial']}, seed {row['seed']} ({view.label(row.get('values') or {})})",
             view.links[(row["trial"], row["seed"])],
             f"{ENDS.get(str(row.get('status')), str(row.get('status')))} after "
             f"{plain.plural(row.get('rounds'), 'round')}",
