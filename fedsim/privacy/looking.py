@@ -14,17 +14,18 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 
 from fedsim.privacy.accounting_rdp import capped
 from fedsim.privacy.events import Event
 from fedsim.privacy.plan import Unit
 from fedsim.privacy.selection import Floats, Tries, converted, divergences, selected
 
-MOST_EVENTS = 60
+MOST_EVENTS = 600
 _RATIOS = (1.0, 1.005, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 16.0)
 
 Row = tuple[Event, int, "Ids | None"]
-Ids = np.ndarray[tuple[int], np.dtype[np.int64]]
+Ids = npt.NDArray[np.int64]
 History = list[Row]
 
 
@@ -61,22 +62,30 @@ def cost_of_looking(settings: Sequence[Sequence[Path]], unit: Unit, delta: float
 
 @dataclass(frozen=True)
 class _Rounding:
-    """Every event with noise rounded down and rate rounded up to a power of ``ratio``, and its divergences."""
+    """The divergences of every event, with noise rounded down and rate rounded up to a power of ``ratio``."""
 
     ratio: float
     curves: dict[Event, Floats]
 
-    def curve(self, event: Event) -> Floats:
-        return self.curves[_rounded(event, self.ratio)]
-
 
 def _rounding(events: set[Event]) -> _Rounding:
-    """The finest rounding that leaves few enough events."""
-    for ratio in _RATIOS:
-        distinct = {_rounded(event, ratio) for event in events}
-        if len(distinct) <= MOST_EVENTS:
-            break
-    return _Rounding(ratio, {event: _divergences(event) for event in distinct})
+    """The finest rounding that leaves few enough events to compute."""
+    ordered = sorted(events)
+    values = np.array([(event.noise_multiplier, event.rate) for event in ordered]).reshape(-1, 2)
+    kinds = np.unique([f"{event.sampling} {event.relation}" for event in ordered], return_inverse=True)[1]
+    ratio = next((ratio for ratio in _RATIOS if _cells(values, kinds, ratio) <= MOST_EVENTS), _RATIOS[-1])
+    rounded = {event: _rounded(event, ratio) for event in ordered}
+    curves = {event: _divergences(event) for event in set(rounded.values())}
+    return _Rounding(ratio, {event: curves[near] for event, near in rounded.items()})
+
+
+def _cells(values: Floats, kinds: npt.NDArray[np.intp], ratio: float) -> int:
+    """How many different events a rounding leaves, of noise and rate ``[events, 2]``."""
+    if ratio == 1:
+        return len(values)
+    with np.errstate(divide="ignore"):
+        powers = np.log(values) / math.log(ratio)
+    return len(np.unique(np.column_stack([np.floor(powers[:, 0]), np.ceil(powers[:, 1]), kinds]), axis=0))
 
 
 def _rounded(event: Event, ratio: float) -> Event:
@@ -98,8 +107,8 @@ def _divergences(event: Event) -> Floats:
 
 def _worst(history: History, rounding: _Rounding) -> Floats:
     """At each order the largest divergence of any client of a run ``[orders]``."""
-    everyone = [count * rounding.curve(event) for event, count, clients in history if clients is None]
-    named = [(count * rounding.curve(event), clients) for event, count, clients in history if clients is not None]
+    everyone = [count * rounding.curves[event] for event, count, clients in history if clients is None]
+    named = [(count * rounding.curves[event], clients) for event, count, clients in history if clients is not None]
     shared = np.sum(everyone, axis=0) if everyone else 0.0
     if not named:
         return np.asarray(shared)

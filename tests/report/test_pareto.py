@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from fedsim.evaluation import MORE_IS_BETTER
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
-from fedsim.report.frontier.settings import Setting, higher_is_better, short_names
+from fedsim.report.frontier.settings import HIGHER_IS_BETTER, Setting, higher_is_better, short_names
 
 
 def points(*pairs: tuple[float, float]) -> list[Point]:
@@ -67,6 +68,7 @@ def test_the_cheapest_that_is_good_enough() -> None:
 
 def test_which_metrics_are_better_the_larger() -> None:
     assert all(map(higher_is_better, ["accuracy", "accuracy_worst", "balanced_accuracy", "auroc_unseen", "r2"]))
+    assert MORE_IS_BETTER <= set(HIGHER_IS_BETTER)
     assert not any(map(higher_is_better, ["loss", "mse", "perplexity", "attack_success", "loss_p90"]))
 
 

@@ -179,7 +179,7 @@ def _notes(view: View, unit: str, found: Looking) -> list[str]:
     )
     failed = sum(row.get("status") in ("failed", "pruned") for row in view.record.rows)
     if failed:
-        notes.append(f"The {plain.plural(failed, 'run')} that failed or were pruned count with what they had spent.")
+        notes.append(f"Runs that failed or were pruned ({failed}) count with what they had spent.")
     return notes
 
 

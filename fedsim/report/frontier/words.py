@@ -125,7 +125,7 @@ def _knee(view: View, unit: str, seen: EpsilonView) -> Finding:
         gain = difference_text(view.metric, abs(after[-1].score - seen.knee.score))
         more = (
             f" From there to ε = {plain.epsilon(after[-1].cost)}, the end of the Pareto set, "
-            f"{named(view.metric)} {'rises' if view.higher else 'falls'} by only {gain}."
+            f"{named(view.metric)} {'rises' if view.higher else 'falls'} by {gain}."
         )
     spent = plain.epsilon(seen.knee.cost)
     return Finding(title, [f"It is {_described(view, seen.knee)}, at ε = {spent}.{more} {rule}"])
