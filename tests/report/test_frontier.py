@@ -208,6 +208,11 @@ def test_a_failed_run_counts_with_what_its_ledger_holds(tmp_path: Path) -> None:
     expected = compose([(Event(4.0, 0.1, "poisson"), 300), (Event(2.0, 0.1, "poisson"), 300)])
     text = FrontierPage(build_frontier(directory)).text
     assert f"Everything in this report ε = {plain.epsilon(selection_epsilon(expected, 1e-4, Tries(1)))}" in text
+    (directory / "runs/t0001-s0/ledger.db").write_bytes(b"no database at all")
+    assert (
+        "cannot be computed from the ledgers of the runs: file is not a database"
+        in FrontierPage(build_frontier(directory)).text
+    )
     (directory / "runs/t0001-s0/ledger.db").unlink()
     (directory / "runs/t0001-s0/rounds.jsonl").write_text("{}\n")
     assert "1 run trained without noise" in FrontierPage(build_frontier(directory)).text

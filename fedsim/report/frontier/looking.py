@@ -53,16 +53,14 @@ def bills(view: View) -> list[Bill]:
 
 
 def _bill(view: View, unit: str) -> Bill:
-    runs = {each.number: _runs(view, each, unit) for each in view.settings}
-    open_runs = sum(found.unguarded for found in runs.values())
-    protected = [found for found in runs.values() if found.rows and not found.unguarded]
-    title, tries = f"For {OF[unit]}", _tries(view, len(protected))
+    title = f"For {OF[unit]}"
     try:
-        ledgers = [[_ledger(view, row) for row in found.rows] for found in protected]
-        found = cost_of_looking(ledgers, _unit(unit), _delta(view, unit), tries)
+        runs = [_runs(view, each, unit) for each in view.settings]
+        ledgers = [[_ledger(view, row) for row in each.rows] for each in runs if each.rows]
+        found = cost_of_looking(ledgers, _unit(unit), _delta(view, unit), _tries(view, len(ledgers)))
     except (OSError, sqlite3.Error, ValueError) as error:
         return Bill(title, [], [f"It cannot be computed from the ledgers of the runs: {error}."])
-    return Bill(title, _rows(view, unit, found, open_runs), _notes(view, unit, found))
+    return Bill(title, _rows(view, unit, found, sum(each.unguarded for each in runs)), _notes(view, unit, found))
 
 
 def _unit(unit: str) -> Unit:
@@ -78,10 +76,10 @@ class _Runs:
 
 
 def _runs(view: View, setting: Setting, unit: str) -> _Runs:
-    failed = [row for row in setting.rows if row.get("status") == "failed"]
     ended = [row for row in setting.rows if row.get("status") != "failed" and row.get("rounds") != 0]
+    failed = [row for row in setting.rows if row not in ended]
     guarded = [row for row in ended if math.isfinite(epsilon_of(row, unit))]
-    # A failed run says nothing of what it spent, but its ledger does; one without a ledger released nothing.
+    # What ended before its first round says nothing of what it spent, but its ledger does.
     charged = [row for row in failed if _charged(view, row, unit)]
     trained = sum(_trained(view, row) and row not in charged for row in failed)
     return _Runs(guarded + charged, len(ended) - len(guarded) + trained)
