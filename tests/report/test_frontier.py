@@ -71,7 +71,7 @@ def test_the_table_holds_mean_and_scipys_interval_of_every_setting(page: Frontie
     for trial in range(6):
         values = np.array(accuracies(trial))
         low, high = stats.t.interval(0.95, len(SEEDS) - 1, loc=values.mean(), scale=stats.sem(values))
-        half = (min(high, 1) - low) / 2
+        half = (high - low) / 2
         assert f"{100 * values.mean():.1f}% ± {100 * half:.1f}%" in page.text
 
 
@@ -245,6 +245,28 @@ def epsilon_setting() -> Any:
     from fedsim.report.frontier.settings import Setting
 
     return Setting(0, {}, (), "accuracy")
+
+
+def test_an_interval_beyond_the_possible_is_drawn_and_told_cut(tmp_path: Path) -> None:
+    rows = [line(0, seed, 2.0, value) for seed, value in enumerate((0.6, 0.95))] + [line(1, 0, None, 0.8)]
+    view = view_of(read_sweep(write_sweep(tmp_path / "other", rows, SWEEP | {"baselines": {}}, runs=False)))
+    assert (view.scored[0].possible.low, view.scored[0].possible.high) == (0, 1)
+    text = built(tmp_path, rows, baselines={})
+    assert f"77.5% ± {100 * stats.t.ppf(0.975, 1) * 0.175:.1f}%" in text
+    assert "its interval (0.0% to 100.0%) does not as a whole" in text
+
+
+def test_clients_of_one_size_are_not_told_apart_by_size(page: FrontierPage, tmp_path: Path) -> None:
+    assert "Accuracy by how much a client holds" in page.text
+    directory = write_sweep(tmp_path / "sweep", lines())
+    for file in directory.glob("runs/*/clients.json"):
+        table = json.loads(file.read_text())
+        for row in table["metrics_by_client"]["clients"]:
+            row["test_records"] = 14
+        file.write_text(json.dumps(table))
+    text = FrontierPage(build_frontier(directory)).text
+    assert "by how much a client holds" not in text
+    assert "Accuracy, client by client" in text
 
 
 def test_less_is_better_for_losses_and_a_baseline_may_be_missing(tmp_path: Path) -> None:

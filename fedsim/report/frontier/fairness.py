@@ -112,7 +112,9 @@ def verdict(view: View, groups: Sequence[Clients]) -> str:
 
 def panels(view: View, groups: Sequence[Clients]) -> list[Panel]:
     """The distribution over clients, the thirds by size, and the tail against epsilon."""
-    found = [_distribution(groups), _by_size(groups)] if groups else []
+    found = [_distribution(groups)] if groups else []
+    if groups and len({size for size, _, _ in thirds(groups[0])}) > 1:
+        found.append(_by_size(groups))
     return found + [panel for unit in view.units if (panel := _tail_panel(view, unit)) is not None]
 
 

@@ -164,6 +164,8 @@ def _open(runs: int) -> str:
 
 def _notes(view: View, unit: str, found: Looking) -> list[str]:
     notes = [_covered(view)]
+    if found.best > found.everything:
+        notes.append("With so few settings the theorem gains nothing: adding up all runs costs less than its figure.")
     delta = plain.probability(_delta(view, unit))
     rounded = (
         ""
@@ -184,7 +186,7 @@ def _notes(view: View, unit: str, found: Looking) -> list[str]:
 def _covered(view: View) -> str:
     if is_covered(view):
         return "This sweep drew its settings and their number at random, as the theorem wants."
-    method = str(view.record.sweep.get("method") or "unrecorded")
+    method = str(view.record.sweep.get("method") or "not recorded")
     why = {
         "grid": "a grid of fixed size",
         "tpe": "a search in which earlier results choose later settings",

@@ -144,7 +144,7 @@ def _inside(title: str) -> str:
 def _marks(view: View, points: Sequence[Point], front: list[Point], quantity: Quantity) -> Marks:
     """The points with their intervals and links, and their runs where they are few."""
     found = [(point, view.of(point.setting)) for point in points]
-    drawn = [Marked(point, each.score, each.setting.private, each.link, each.hover) for point, each in found]
+    drawn = [Marked(point, each.possible, each.setting.private, each.link, each.hover) for point, each in found]
     return Marks(drawn, front, _runs(view, points, quantity), {}, 100.0 if is_share(view.metric) else 1.0)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fedsim.report import plain
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.inputs import Json
-from fedsim.report.metrics import is_share, parted
+from fedsim.report.metrics import parted
 from fedsim.report.statistics import Interval, t_interval
 
 UNITS = ("example", "client")
@@ -47,10 +47,7 @@ class Setting:
     def interval(self, metric: str) -> Interval | None:
         """Mean of any metric over the seeds that measured it, with its t interval."""
         found = [value for row in self.measured if (value := measure(row, metric)) is not None]
-        if not found:
-            return None
-        interval = t_interval(found)
-        return interval.within(0.0, 1.0) if is_share(metric) else interval
+        return t_interval(found) if found else None
 
     def epsilon(self, unit: str) -> float:
         """The largest epsilon of the unit over seeds; infinite where a run gives no guarantee for it."""
@@ -95,8 +92,8 @@ def finite_epsilons(settings: Iterable[Setting], unit: str) -> list[Setting]:
 
 def text(value: Any) -> str:
     """A value of the search space, as it would stand in a scenario."""
-    if isinstance(value, bool):
-        return str(value).lower()
+    if value is None or isinstance(value, bool):
+        return "—" if value is None else str(value).lower()
     if isinstance(value, float):
         return "∞" if math.isinf(value) else f"{value:.6g}"
     if isinstance(value, dict):

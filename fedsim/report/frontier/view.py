@@ -18,10 +18,11 @@ SYMBOLS = {"example": "ε per record", "client": "ε per client"}
 
 @dataclass(frozen=True)
 class Scored:
-    """A setting with its score, where a click on it leads and what hovering over it says."""
+    """A setting with its score, also cut to what is possible, where a click leads and what hovering says."""
 
     setting: Setting
     score: Interval
+    possible: Interval
     link: str
     hover: str
 
@@ -95,7 +96,10 @@ class View:
         parts = [f"setting {setting.number}: {self.label(setting.values)}", score_text(self.metric, score), *spent]
         hover = "; ".join(parts)
         row = f"row:{setting.number}"
-        return Scored(setting, score, (self._own(setting.rows[0]) or row) if len(setting.rows) == 1 else row, hover)
+        possible = score.within(0.0, 1.0) if is_share(self.metric) else score
+        return Scored(
+            setting, score, possible, (self._own(setting.rows[0]) or row) if len(setting.rows) == 1 else row, hover
+        )
 
     def _own(self, row: Json) -> str:
         return self.links[(row["trial"], row["seed"])]
@@ -123,7 +127,7 @@ class View:
 
     @property
     def baselines(self) -> list[tuple[str, Interval]]:
-        lines = [] if self.reference is None else [("no privacy", self.reference.score)]
+        lines = [] if self.reference is None else [("no privacy", self.reference.possible)]
         if self.trivial is not None:
             lines.append(("no learning", Interval(self.trivial[0], math.nan, math.nan, 1)))
         return lines

@@ -78,7 +78,7 @@ def _cheapest(view: View, unit: str, seen: EpsilonView) -> Finding:
 
 
 def _certainty(view: View, point: Point) -> str:
-    score, limit = view.of(point.setting).score, view.limit or 0.0
+    score, limit = view.of(point.setting).possible, view.limit or 0.0
     if not score.known:
         return "One seed gives no interval, so chance may have decided this."
     safe = score.low >= limit if view.higher else score.high <= limit
