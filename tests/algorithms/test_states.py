@@ -14,7 +14,8 @@ import fedsim.devices
 from fedsim.algorithms import ALGORITHMS
 from fedsim.client import train_clients
 from fedsim.client_store import ClientStore
-from fedsim.errors import BadInput
+from fedsim.engines import InProcessGrid
+from fedsim.errors import BadInput, FedsimError
 from fedsim.federation import build_federation
 from fedsim.record import RunDirectory
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
@@ -195,6 +196,22 @@ def test_the_statement_says_what_is_sent_and_what_stays(privacy, tmp_path):
         assert "the mean of the control variates: made of the reports as they were noised" in said["client"]
     page = (result.directory / "report.html").read_text()
     assert all(sentence in page for sentence in result.summary["outside"] if "control variate" in sentence)
+
+
+@pytest.mark.parametrize(("keeps_state", "said"), [(True, False), (False, True)])
+def test_where_nodes_keep_nothing_the_statement_says_that_state_travels(keeps_state, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(InProcessGrid, "keeps_state", keeps_state)
+    result = fedsim.run(scenario("scaffold", "rounds=1", privacy=BOTH), tmp_path / "run")
+    assert any("goes to them with every job and back" in line for line in result.summary["outside"]) == said
+
+
+def test_clients_that_are_ahead_of_every_checkpoint_are_not_taken_for_fresh_ones(tmp_path):
+    """All checkpoints are torn: from the start the rounds would release other values under the same noise."""
+    run = fedsim.run(scenario("scaffold", "rounds=3", privacy=BOTH), tmp_path / "run").directory
+    for file in (run / "checkpoint").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(FedsimError, match="is that of round 3, and no checkpoint goes with it"):
+        fedsim.resume(run)
 
 
 def test_a_number_of_steps_is_not_called_a_noised_gradient(tmp_path):
