@@ -126,6 +126,19 @@ def test_with_local_noise_the_share_is_that_of_the_reports_in_the_mean(tmp_path)
     assert seen == [pytest.approx((row["cohort"] - row["dropped"]) / 6) for row in rows]
 
 
+@pytest.mark.parametrize("kind", ["mean", "trimmed_mean"])
+def test_the_mean_control_variate_is_that_of_clients_also_where_some_send_nan(kind, tmp_path):
+    """An aggregator that sees every report leaves NaN out of its mean; in a sum it is a zero."""
+    overrides = ["rounds=4", f"algorithm.aggregation.kind={kind}", 'attack={kind="nan", fraction=0.3}']
+    overrides += ["algorithm.aggregation.share=0.0"] if kind == "trimmed_mean" else []
+    run = fedsim.run(scenario("scaffold", *overrides), tmp_path / "run").directory
+    made = build_federation(scenario("scaffold", *overrides))
+    tensors, _ = RunDirectory(run).load_checkpoint()
+    kept = np.fromfile(run / "state" / "rows.f32", np.float32).reshape(6, -1)[~made.holdings.attacks]
+    assert len(kept) == 4
+    torch.testing.assert_close(6 * tensors["memory"], torch.from_numpy(kept.sum(0)), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["feddyn", "mimelite", "scaffold"])
 def test_a_round_in_which_nobody_answers_changes_nothing(name, tmp_path, monkeypatch):
     """Clients are there in the first two rounds alone; the server's correction is not applied again after them."""
