@@ -28,7 +28,7 @@ def read_record(run_directory: Path) -> RunRecord:
     return RunRecord(
         scenario=_text(run_directory / "scenario.toml"),
         environment=_document(run_directory / "environment.json"),
-        rounds=_lines(run_directory / "rounds.jsonl"),
+        rounds=json_lines(run_directory / "rounds.jsonl"),
         clients=_document(run_directory / "clients.json"),
         summary=_required(run_directory / "summary.json"),
         pictures=_document(run_directory / "pictures.json"),
@@ -40,7 +40,7 @@ def _text(path: Path) -> str:
 
 
 def _document(path: Path) -> Json:
-    return _object(path, path.read_text(encoding="utf-8")) if path.exists() else {}
+    return json_object(path, path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _required(path: Path) -> Json:
@@ -49,17 +49,18 @@ def _required(path: Path) -> Json:
     return _document(path)
 
 
-def _lines(path: Path) -> list[Json]:
+def json_lines(path: Path) -> list[Json]:
     """One object per line; a torn last line, which a killed run did not finish, is left out."""
     complete, _, last = _text(path).rpartition("\n")
-    rounds = [_object(path, line) for line in complete.splitlines() if line.strip()]
+    rounds = [json_object(path, line) for line in complete.splitlines() if line.strip()]
     try:
-        return [*rounds, _object(path, last)]
+        return [*rounds, json_object(path, last)]
     except ValueError:
         return rounds
 
 
-def _object(path: Path, text: str) -> Json:
+def json_object(path: Path, text: str) -> Json:
+    """The JSON object in a text; raises ValueError, naming the file, where it is none."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
