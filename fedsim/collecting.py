@@ -41,6 +41,11 @@ class Collected:
         """Clients that were asked and did not answer."""
         return self.asked - self.updates.clients
 
+    @property
+    def counted(self) -> int:
+        """Clients over whose reports the mean is: an invalid one is a zero in a sum, and missing among rows."""
+        return sum(len(part.clients) for part in self.rows) if self.rows else self.updates.clients
+
     def add(self, reply: TrainReply) -> None:
         """Add one node's reply."""
         device = self.updates.total.device

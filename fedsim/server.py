@@ -123,7 +123,7 @@ def run_rounds(session: Session, grid: Grid) -> None:
         session.ledger.charge(round_, charges(federation.plan, outing))
         look_again(session, outing.asked)
         sums = exchange(session, grid, outing)
-        step(session, release(session, sums, round_), outing.uploads(sums.updates.clients))
+        step(session, release(session, sums, round_), outing.uploads(sums.counted))
         if not torch.isfinite(server.params).all():
             raise FedsimError(
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."

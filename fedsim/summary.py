@@ -50,7 +50,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "parameters_total": sum(parameter.numel() for parameter in federation.module.parameters()),
         "transfer": transfer_of(scenario.model),
         "privacy": _privacy(session),
-        "outside": outside(federation),
+        "outside": [*outside(federation), *_carried(session)],
         "attack": attack_summary(federation),
         "data_notes": list(federation.holdings.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
@@ -64,6 +64,17 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
     }
+
+
+def _carried(session: Session) -> list[str]:
+    """That what clients keep went to the nodes and back, where these keep nothing."""
+    if not session.sends_state or session.store is None:
+        return []
+    return [
+        "The machines that simulate the clients keep nothing: what each client keeps goes to them with every job and "
+        "back to the server as it is, without noise. No guarantee covers what these machines and the lines between "
+        "them see."
+    ]
 
 
 def _privacy(session: Session) -> list[dict[str, Any]]:
