@@ -42,6 +42,9 @@ def metric_names(federation: Federation) -> tuple[str, ...]:
 
 def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
     """All metrics of the model with these parameters."""
+    remote = federation.holdings.remote
+    if remote is not None and remote.tests:
+        return remote.evaluate(federation, params)
     task, measured = _measured(federation, params)
     labels = task.objective.labels(task.data.test)
     return task.objective.metrics(measured, labels) | _beside(federation, measured)
@@ -49,6 +52,9 @@ def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
 
 def assess(federation: Federation, params: Tensor) -> Assessment:
     """All metrics of the final model, and what else is said about it."""
+    remote = federation.holdings.remote
+    if remote is not None and remote.tests:
+        return Assessment(remote.evaluate(federation, params))
     task, measured = _measured(federation, params)
     labels = task.objective.labels(task.data.test)
     assessment = task.objective.assess(measured, labels, task.data.names)
@@ -90,7 +96,9 @@ def over_clients(
 
 def client_metrics(federation: Federation, params: Tensor) -> dict[str, Any] | None:
     """The compared metric of every client on what it holds back; None where none does, or where they are many."""
-    held_back, task = federation.holdings.held_back, federation.trainer.task
+    held_back, task, remote = federation.holdings.held_back, federation.trainer.task, federation.holdings.remote
+    if remote is not None and remote.tests and len(remote.names) <= SHOWN_CLIENTS:
+        return remote.by_client(federation)
     if held_back is None or len(held_back) > SHOWN_CLIENTS:
         return None
     bind_vector(federation.module, params)

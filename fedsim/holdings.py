@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +16,32 @@ from fedsim.scenario import Scenario
 from fedsim.seeding import Stream, generator
 
 
+class Remote(Protocol):
+    """Clients whose records are elsewhere: where ``tests``, metrics are asked of them; else of the server's records."""
+
+    tests: bool
+
+    @property
+    def names(self) -> list[str]:
+        """What the clients are called, in the order of their ids."""
+
+    @property
+    def records(self) -> int:
+        """How many records those that send metrics hold back."""
+
+    def evaluate(self, federation: Any, params: Any) -> dict[str, float]:
+        """The metrics of a model ``[params]``; NaN where nobody answers."""
+
+    def by_client(self, federation: Any) -> dict[str, Any]:
+        """The compared metric of each client."""
+
+    def released(self, federation: Any) -> list[str]:
+        """What left the clients outside any guarantee, a sentence each."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every client, for the summary."""
+
+
 @dataclass(frozen=True)
 class Holdings:
     """A scenario's records: ``data.train`` holds all that clients have, ``data.test`` those that metrics are of.
@@ -22,7 +49,8 @@ class Holdings:
     Where clients hold back records to be tested on, those that the source holds out belong to the clients too.
     ``population`` is what the clients train on, ``whole`` all that these clients hold. ``held_back`` says which of it
     each of them is tested on, in the order of ``data.test`` (None where the source holds out the test records);
-    ``unseen`` are clients that never train. ``notes`` say what was counted or left out.
+    ``unseen`` are clients that never train. ``notes`` say what was counted or left out. With ``remote`` clients, the
+    training records here only stand for theirs: one each, all zeros.
     """
 
     data: Dataset
@@ -31,6 +59,7 @@ class Holdings:
     held_back: Population | None = None
     unseen: Population | None = None
     notes: tuple[str, ...] = ()
+    remote: Remote | None = None
 
     @property
     def unseen_data(self) -> Dataset | None:
@@ -42,6 +71,8 @@ class Holdings:
 
 def client_names(scenario: Scenario, holdings: Holdings, clients: int) -> list[str] | list[int]:
     """What the first clients that train are called: natural ones by their owner, others by their number."""
+    if holdings.remote is not None:
+        return holdings.remote.names[:clients]
     train, whole = holdings.data.train, holdings.whole
     if train.owners is None or not isinstance(scenario.population.partition, Natural):
         return list(range(clients))

@@ -83,11 +83,15 @@ def run(
         together = check_folds(scenario)
         directory = RunDirectory.create(Path(out) if out is not None else default_directory(scenario), scenario)
         return _run_folds(scenario, directory, together, (on_round, on_ready))
+    if scenario.engine.kind == "deployment":
+        from fedsim.deployment.running import run_deployed
+
+        return run_deployed(scenario, Path(out) if out is not None else None, (on_round, on_ready))
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
     path = Path(out) if out is not None else default_directory(federation.scenario)
     directory = RunDirectory.create(path, federation.scenario)
-    return _execute(_open(federation, directory, on_round), began, on_ready)
+    return _execute(open_session(federation, directory, on_round), began, on_ready)
 
 
 def _run_folds(
@@ -119,18 +123,27 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
     if len(scenario.runs) > 1:
         return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
-    session = _open(build_federation(scenario), directory, on_round)
-    checkpoint = directory.load_checkpoint()
+    if scenario.engine.kind == "deployment":
+        from fedsim.deployment.running import resume_deployed
+
+        return resume_deployed(directory, scenario, (on_round, on_ready))
+    session = open_session(build_federation(scenario), directory, on_round)
+    restore(session)
+    return _execute(session, began, on_ready)
+
+
+def restore(session: Session) -> None:
+    """Take the last checkpoint back; what was charged and released after it is accounted for."""
+    checkpoint = session.directory.load_checkpoint()
     if checkpoint is not None:
         session.restore(*checkpoint)
     elif session.store is not None:
         session.store.rewind(0)
-    plan = session.federation.plan.client
-    if session.correlation is not None and plan is not None and scenario.privacy.randomness == "secure":
+    plan, randomness = session.federation.plan.client, session.federation.plan.randomness
+    if session.correlation is not None and plan is not None and randomness == "secure":
         # The round released again carries earlier rounds' clients too, under new noise: all pay for one more event.
         again = Event(plan.event.noise_multiplier, 1.0, "none", plan.event.relation)
         session.ledger.charge(0, [Charge("client", again, 1, None)])
-    return _execute(session, began, on_ready)
 
 
 def run_on_grid(grid: Grid, scenario: str) -> None:
@@ -143,8 +156,8 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
-    session = _open(federation, directory, None)
-    _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
+    session = open_session(federation, directory, None)
+    finish(session, *rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
 
 
 def default_directory(scenario: Scenario) -> Path:
@@ -152,7 +165,8 @@ def default_directory(scenario: Scenario) -> Path:
     return Path("runs") / f"{scenario.name}-{scenario.digest}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
+def open_session(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
+    """A run in progress, at its beginning."""
     plan, scenario, size = federation.plan, federation.scenario, federation.state_size
     session = Session(
         federation=federation,
@@ -174,8 +188,10 @@ def _ledger(federation: Federation, directory: RunDirectory) -> Ledger:
     path = Path(shared) if shared else directory.path / "ledger.db"
     limits = {unit.unit: Limit(unit.budget, unit.deltas) for unit in plan.units if unit.budget is not None}
     # With a seed, a round that is run again after a crash releases the same values, so it is charged once. With secure
-    # randomness it releases new ones: a name of its own makes every start of the run pay for what it releases.
-    name = directory.run_id if plan.randomness == "reproducible" else f"{directory.run_id}/{secrets.token_hex(4)}"
+    # randomness it releases new ones: a name of its own makes every start of the run pay for what it releases. Sites
+    # send the same answer again, whatever their randomness; only noise that the server adds would be new.
+    same = plan.randomness == "reproducible" or (federation.holdings.remote is not None and not plan.trusts_the_server)
+    name = directory.run_id if same else f"{directory.run_id}/{secrets.token_hex(4)}"
     return Ledger(path, federation.population.digest(), len(federation.population), name, limits)
 
 
@@ -207,11 +223,12 @@ def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result
     config = {"scenario": session.federation.scenario.name}
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
     setup = time.perf_counter() - began
-    status, reason = _rounds(session, lambda: server_app(grid, context))
-    return _finish(session, status, reason, setup)
+    status, reason = rounds(session, lambda: server_app(grid, context))
+    return finish(session, status, reason, setup)
 
 
-def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
+def rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
+    """Run the loop; how it ended, and why."""
     try:
         loop()
     except BudgetExhausted as error:
@@ -223,7 +240,8 @@ def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
     return "completed", "All rounds were run."
 
 
-def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
+def finish(session: Session, status: str, reason: str, setup: float) -> Result:
+    """Write what a run leaves behind."""
     directory, federation = session.directory, session.federation
     directory.save_model(named_parameters(federation, session.server.params))
     directory.write_json("clients.json", client_statistics(session))

@@ -176,16 +176,17 @@ def look_again(session: Session, charged: Ids) -> None:
 
 def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[int, TrainJob]:
     """The cohort spread over the nodes, one job each; no node gets an empty one."""
-    nodes = sorted(grid.get_node_ids())
-    scenario = session.federation.scenario
+    nodes, scenario = sorted(grid.get_node_ids()), session.federation.scenario
     params = session.server.params.detach().cpu().numpy().copy()
     memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
     sent = memory.cpu().numpy().copy()
     text = scenario.to_toml()
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
+    homes = getattr(grid, "homes", None)  # an engine whose clients live at nodes of their own says where
+    parts = homes(cohort) if homes else dict(zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False))
     return {
         node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
-        for node, part in zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False)
+        for node, part in parts.items()
         if len(part)
     }
 

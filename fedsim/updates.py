@@ -50,7 +50,7 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Cl
     """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept."""
     clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
     trained = _train(federation, job, work, store)
-    reports, weights = trained.updates, _weights(federation, work.clients)
+    reports, weights = trained.updates, client_weights(federation, work.clients)
     reply = BlockReply(WeightedSum(federation.sum_size, federation.device))
     if federation.plan.client is not None and federation.plan.client.placement == "client":
         norms = _noise_each(federation, clip_norm, work, trained)
@@ -109,7 +109,7 @@ def _noise_each(federation: Federation, clip_norm: float, work: Work, trained: T
     return torch.cat(norms)
 
 
-def _weights(federation: Federation, clients: Indices) -> Tensor:
+def client_weights(federation: Federation, clients: Indices) -> Tensor:
     """Aggregation weights ``[clients]``; under client-level privacy they are at most 1, whatever a client holds."""
     sizes = torch.from_numpy(federation.population.sizes[clients].astype(np.float64))
     if federation.weighting == "uniform":

@@ -1,0 +1,66 @@
+"""Flower's programs as child processes: how they are started, watched and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import IO
+
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_LOG_LEVEL": "INFO"}
+GRACE_SECONDS = 10.0
+
+
+def environment(home: Path | None = None) -> dict[str, str]:
+    """The environment of Flower's programs: they phone nobody; ``home`` holds what they keep."""
+    found = {**os.environ, **QUIET, "PYTHONUNBUFFERED": "1"}
+    return found if home is None else {**found, "FLWR_HOME": str(home)}
+
+
+def start(module: str, options: list[str], home: Path, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+    """Start one of this folder's programs in a session of its own, so that Ctrl-C reaches only us."""
+    command = [sys.executable, "-m", f"fedsim.deployment.{module}", *options]
+    return subprocess.Popen(command, env=environment(home), stdout=log, stderr=log, start_new_session=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask a child to stop; kill it if it does not."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def free_port() -> int:
+    """A port on the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:
+    """Whether the child listens on the port before it ends or the time is up."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and process.poll() is None:
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return True
+        time.sleep(0.1)
+    return False
+
+
+def stop_on_signals() -> None:
+    """Let SIGTERM (systemd's way) end this process as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
