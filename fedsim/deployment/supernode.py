@@ -11,7 +11,7 @@ import time
 from types import ModuleType
 from typing import Any
 
-POLL_SECONDS = 0.4
+POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10  # Flower's least; twice that after its last heartbeat, a SuperNode counts as offline
 
 
