@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from fedsim.checks_deployment import deployment_problems
 from fedsim.checks_raw import one_noise, unknown_optimizer
 from fedsim.models import ModelOptions
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes, option_names
@@ -37,6 +38,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_scaling(scenario),
         *_weighting(scenario),
         *_evaluation(scenario),
+        *deployment_problems(scenario),
         *_max_grad_norm(scenario),
         *_initial(scenario.model),
         *_finite("algorithm.local.options", scenario.algorithm.local.options),

@@ -63,5 +63,22 @@ def site(folder: SiteFolder, data: Data, debug: Debug = False) -> None:
     work(folder, data, _say)
 
 
+@app.command()
+def check(
+    folder: SiteFolder,
+    data: Annotated[str | None, typer.Option(help="The site's records, as for fedsim deploy site.")] = None,
+    scenario: Annotated[Path | None, typer.Option(help="The scenario that they are for.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Say what would keep a site from taking part, one line each; exit code 1 if anything would."""
+    from fedsim.deployment.checking import check_site
+
+    failed = False
+    for finding in check_site(folder, data, scenario):
+        print(finding, flush=True)
+        failed = failed or not finding.good
+    raise SystemExit(1 if failed else 0)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from fedsim.messages import MalformedMessage, SharedArray, TrainJob
+from fedsim.messages import MalformedMessage, SharedArray, TrainJob, ensure_identity
 
 RECORD = "site"
 MAX_TEXT = 1 << 20
@@ -98,6 +98,7 @@ def answers(message: Message, job: str) -> bool:
 
 def pack_query(scenario: str, digest: str, node: int, order: Order) -> Message:
     """A message that asks a site for its announcement."""
+    ensure_identity()
     content = RecordDict({"query": ConfigRecord({"scenario": scenario, "digest": digest})})
     message = Message(content, dst_node_id=node, message_type="query", group_id="0")
     write_order(message, order)
@@ -145,6 +146,7 @@ def unpack_announcement(message: Message) -> Announcement:
 
 def pack_evaluation(params: NDArray[np.float32], scenario: tuple[str, str], node: int, order: Order) -> Message:
     """A message that asks a site for the metrics of a model on the records that it holds back."""
+    ensure_identity()
     arrays = ArrayRecord()
     arrays["params"] = SharedArray(params)
     config = ConfigRecord({"scenario": scenario[0], "digest": scenario[1]})

@@ -110,7 +110,9 @@ class DeploymentGrid(Grid):
         ids = self._link.call(lambda grid: list(grid.push_messages(fresh))) if fresh else []
         waiting = {number: message.metadata.dst_node_id for number, message in zip(ids, fresh, strict=True) if number}
         looked = time.monotonic()
-        while waiting and time.monotonic() < until:
+        late = False
+        while waiting and not late:
+            late = time.monotonic() > until  # what has come by then still counts
             for reply in self.pull_messages(waiting):
                 node = waiting.pop(reply.metadata.reply_to_message_id, None)
                 if node is not None and (reply.has_error() or reply.metadata.src_node_id == node):
