@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from fedsim.deployment.keys import public_key_of
+from fedsim.deployment.processes import running
 from fedsim.deployment.site_settings import SiteSettings, load_site
 from fedsim.errors import FedsimError
 
@@ -101,9 +102,8 @@ def _clock(secured: ssl.SSLSocket, host: str) -> Finding:
         return Finding("clock", False, "the server did not say what time it is; is it a fedsim server?")
     apart = time.time() - parsedate_to_datetime(dates[0]).timestamp()
     good = -BEHIND_SECONDS < apart < AHEAD_SECONDS
-    return Finding(
-        "clock", good, f"{apart:+.0f} s from the server's; -{BEHIND_SECONDS:g} to {AHEAD_SECONDS:g} s are good"
-    )
+    allowed = f"{-BEHIND_SECONDS:g} to {AHEAD_SECONDS:g} is good"
+    return Finding("clock", good, f"{apart:+.0f} s from the server's ({allowed})")
 
 
 def _key(folder: Path, settings: SiteSettings) -> tuple[bool, str]:
@@ -115,6 +115,8 @@ def _key(folder: Path, settings: SiteSettings) -> tuple[bool, str]:
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+    if running(folder):
+        return True, "the site is running at the moment; stop it to have its key checked"
     secret = (folder / "site.key").read_bytes()
     private = load_ssh_private_key(secret, None)
     checks = [
@@ -127,9 +129,7 @@ def _key(folder: Path, settings: SiteSettings) -> tuple[bool, str]:
             node = client.ActivateNode(request).node_id
             client.DeactivateNode(DeactivateNodeRequest(node_id=node))
         except httpx.HTTPStatusError as error:
-            if "could not be activated" in error.response.text:
-                return True, "the server knows it, and the site is connected already"
-            return False, f"the server does not know it ({error.response.text[:200]})"
+            return False, f"the server does not know it, or it is in use elsewhere ({error.response.text[:200]})"
     return True, "the server knows it"
 
 

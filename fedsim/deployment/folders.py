@@ -94,7 +94,8 @@ def _write_all(part: Path, folder: Path, sites: Sequence[str], address: Address)
 
 def _write_server(server: Path, folder: Path, authority: Pair, address: Address) -> None:
     pair = make_server_certificate(authority, address.host)
-    (server / "sites").mkdir(parents=True, mode=0o700)
+    server.mkdir(mode=0o700)
+    (server / "sites").mkdir(mode=0o700)
     _write(server / "ca.crt", authority.certificate)
     _write(server / "server.crt", pair.certificate)
     _write(server / "server.key", pair.key, secret=True)

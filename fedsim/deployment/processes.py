@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from fedsim.errors import BadInput
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_LOG_LEVEL": "INFO"}
 GRACE_SECONDS = 10.0
@@ -36,6 +41,38 @@ def end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def only_one(folder: Path, patience: float = 30.0) -> Iterator[None]:
+    """Hold the folder while this process runs it; raises ``BadInput`` if another does.
+
+    An answer that a killed process was working on holds it too, for ``patience`` seconds at most.
+    """
+    until = time.monotonic() + patience
+    with open(folder / ".running", "w") as file:
+        while not _held(file):
+            if time.monotonic() > until:
+                raise BadInput(f"{folder} is being run by another process already.")
+            time.sleep(0.2)
+        yield
+
+
+def _held(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def running(folder: Path) -> bool:
+    """Whether some process runs the folder."""
+    try:
+        with only_one(folder, patience=0.0):
+            return False
+    except BadInput:
+        return True
 
 
 def free_port() -> int:

@@ -4,37 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from fedsim.deployment.control import Control
 from fedsim.deployment.folders import connection_name
 from fedsim.deployment.keys import registered_key
-from fedsim.deployment.processes import end, environment, start, stop_on_signals, wait_for_port
+from fedsim.deployment.processes import end, environment, only_one, start, stop_on_signals, wait_for_port
 from fedsim.errors import BadInput, FedsimError
 
 START_SECONDS = 90.0
+RETRY_SECONDS = 2.0
 
 
 def serve(folder: Path, listen: str, say: Callable[[str], None]) -> None:
-    """Run the SuperLink until it is stopped; raises ``BadInput`` for a folder that is none, or a port that is taken."""
+    """Run the SuperLink until it is stopped, and again if it dies; raises ``BadInput`` for a folder that is none."""
     server, port = _server_folder(folder), server_port(folder)
     keys = site_keys(server)
     os.environ.update(environment())
     stop_on_signals()
+    with only_one(server), contextlib.suppress(KeyboardInterrupt):
+        name = write_connection(folder, port)
+        say(f"Run a scenario here with: fedsim run SCENARIO --engine deployment --connection {name}")
+        while True:
+            code = _serve_once(server, (listen, port), keys, say)
+            say(f"The SuperLink ended (exit code {code}); starting it again in {RETRY_SECONDS:g} s.")
+            time.sleep(RETRY_SECONDS)
+    say("Stopped.")
+
+
+def _serve_once(server: Path, where: tuple[str, int], keys: dict[str, bytes], say: Callable[[str], None]) -> int:
+    """Run a SuperLink with these keys until it ends; returns its exit code."""
+    listen, port = where
     process = start("superlink", _options(server, listen, port), server / "flower", None)
     try:
         if not wait_for_port(process, port, START_SECONDS):
             raise FedsimError(f"The SuperLink did not start; is port {port} taken? Its messages are above.")
         with contextlib.closing(Control(f"127.0.0.1:{port}", server / "ca.crt")) as control:
             added, removed = control.register_only(keys)
-        name = write_connection(folder, port)
         say(f"Serving {len(keys)} site(s) on {listen}:{port} ({added} key(s) new, {removed} revoked).")
-        say(f"Run a scenario here with: fedsim run SCENARIO --engine deployment --connection {name}")
-        process.wait()
-        raise FedsimError(f"The SuperLink ended by itself (exit code {process.returncode}).")
-    except KeyboardInterrupt:
-        say("Stopped.")
+        return process.wait()
     finally:
         end(process)
 

@@ -58,9 +58,9 @@ def main() -> None:
     extensions.get_middleware = lambda: (Middleware(Gate), *plain())
     serve = uvicorn.run
 
-    # Behind no proxy, a header that names another caller is a lie.
+    # Behind no proxy, a header that names another caller is a lie; a line for every poll would fill the disk.
     def run(*args: Any, **options: Any) -> None:
-        serve(*args, **options, proxy_headers=False)
+        serve(*args, **options | {"proxy_headers": False, "access_log": False})
 
     uvicorn.run = run
     start_parent_process_monitor(os.getppid())

@@ -11,12 +11,13 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedsim.deployment.processes import end, environment, free_port, start, stop_on_signals, wait_for_port
+from fedsim.deployment.processes import end, environment, free_port, only_one, start, stop_on_signals, wait_for_port
 from fedsim.deployment.runtime import runtime_client
 from fedsim.deployment.site_settings import SiteSettings, load_site
 from fedsim.errors import BadInput
@@ -63,13 +64,12 @@ def work(folder: Path, data: str, say: Callable[[str], None]) -> None:
     stop_on_signals()
     _import_all()
     say(f"Site {settings.name}: connecting to {settings.server}.")
-    try:
+    with only_one(folder), suppress(KeyboardInterrupt):
         while True:
             _serve_once(folder.absolute(), data, settings)
             say(f"The SuperNode ended; connecting again in {RETRY_SECONDS:g} s.")
             time.sleep(RETRY_SECONDS)
-    except KeyboardInterrupt:
-        say("Stopped.")
+    say("Stopped.")
 
 
 def _import_all() -> None:
