@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,14 +64,7 @@ def load_site(folder: Path) -> SiteSettings:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{file} cannot be read: {error}.") from error
     try:
-        return TypeAdapter(SiteSettings).validate_python(_tupled(raw))
+        return TypeAdapter(SiteSettings).validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
         lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise BadInput("\n".join([f"{file}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])) from error
-
-
-def _tupled(value: object) -> object:
-    """TOML's arrays as the tuples that frozen settings hold."""
-    if isinstance(value, dict):
-        return {key: _tupled(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value

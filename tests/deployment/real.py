@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,13 +26,56 @@ ROOT = Path(__file__).parents[2]
 Process = subprocess.Popen[bytes]
 
 
+class Hosts:
+    """Two hosts in network namespaces of their own, joined by a cable; needs root and ``ip``."""
+
+    server_address, sites_address = "10.213.77.1", "10.213.77.2"
+
+    def __init__(self) -> None:
+        self.names = {"server": f"fedsim{os.getpid()}s", "sites": f"fedsim{os.getpid()}c"}
+
+    @staticmethod
+    def possible() -> bool:
+        """Whether namespaces can be made here."""
+        if os.geteuid() != 0 or shutil.which("ip") is None:
+            return False
+        name = f"fedsim{os.getpid()}t"
+        made = subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode == 0
+        if made:
+            subprocess.run(["ip", "netns", "del", name], check=True)
+        return made
+
+    def __enter__(self) -> Hosts:
+        server, sites = self.names["server"], self.names["sites"]
+        for name in (server, sites):
+            self._ip("netns", "add", name)
+            self._ip("-n", name, "link", "set", "lo", "up")
+        self._ip("-n", server, "link", "add", "cable0", "type", "veth", "peer", "name", "cable1", "netns", sites)
+        for name, cable, address in ((server, "cable0", self.server_address), (sites, "cable1", self.sites_address)):
+            self._ip("-n", name, "addr", "add", f"{address}/24", "dev", cable)
+            self._ip("-n", name, "link", "set", cable, "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in self.names.values():
+            subprocess.run(["ip", "netns", "del", name], check=False)
+
+    def on(self, host: str) -> list[str]:
+        """What comes before a command that runs on one of the hosts."""
+        return ["ip", "netns", "exec", self.names[host]]
+
+    @staticmethod
+    def _ip(*words: str) -> None:
+        subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
 class RealDeployment:
     """Processes of ``fedsim deploy``, ended by their ids when the block ends."""
 
-    def __init__(self, folder: Path, data: dict[str, Path]) -> None:
-        self.folder, self.data = folder, data
+    def __init__(self, folder: Path, data: dict[str, Path], hosts: Hosts | None = None) -> None:
+        self.folder, self.data, self.hosts = folder, data, hosts
         self.deployment = folder / "d"
-        self.address = Address("localhost", free_port())
+        self.address = Address(hosts.server_address if hosts else "localhost", free_port())
         self.processes: dict[str, Process] = {}
         self._logs: list[IO[bytes]] = []
         init(self.deployment, sorted(data), self.address)
@@ -59,10 +103,16 @@ class RealDeployment:
         """Start a command, its messages in a file of that name."""
         log = open(self.folder / f"{name}.log", "ab")  # noqa: SIM115 (closed at the end)
         self._logs.append(log)
-        command = [sys.executable, "-m", "fedsim.cli", *words]
+        command = [*self._where(name), sys.executable, "-m", "fedsim.cli", *words]
         process = subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log)
         self.processes[name] = process
         return process
+
+    def _where(self, name: str) -> list[str]:
+        """How a command gets onto its host: sites are on one, all else on the other."""
+        if self.hosts is None:
+            return []
+        return self.hosts.on("sites" if name in self.data else "server")
 
     def set(self, name: str, **values: str) -> None:
         """Change lines of a site's site.toml."""
@@ -75,7 +125,8 @@ class RealDeployment:
 
     def start_server(self) -> None:
         """The SuperLink, and who watches it."""
-        self.fedsim("server", "deploy", "server", str(self.deployment))
+        listen = "0.0.0.0" if self.hosts else "127.0.0.1"  # every interface of its own namespace
+        self.fedsim("server", "deploy", "server", str(self.deployment), "--listen", listen)
 
     def start_site(self, name: str) -> None:
         """A site."""
@@ -167,11 +218,14 @@ def check_ledgers(made: RealDeployment, run: Path) -> list[str]:
         db = sqlite3.connect(made.deployment / f"site-{name}" / "ledger.db")
         charged = db.execute("SELECT run, round, count FROM charges").fetchall()
         db.close()
-        if len(set(charged)) != len(charged) or any(count != 5 for *_, count in charged):
-            problems.append(f"{name}: {charged} holds a round twice, or not its 5 steps")
-        lost = [line for line in _log(run) if line["site"] == name and line["round"] and line["what"] != "accepted"]
-        if len(charged) < len(rows) - len(lost) or len(charged) > len(rows):
-            problems.append(f"{name}: {len(charged)} rounds charged, {len(rows)} run, of which {len(lost)} without it")
+        if len({(run_id, round_) for run_id, round_, _ in charged}) != len(charged):
+            problems.append(f"{name}: {charged} holds a round twice")
+        if any(count != 5 for *_, count in charged):
+            problems.append(f"{name}: {charged} holds a round that is not 5 steps")
+        lost = {line["round"] for line in _log(run) if line["site"] == name and line["what"] != "accepted"}
+        missing = {row["round"] for row in rows} - lost - {round_ for _, round_, _ in charged}
+        if missing:
+            problems.append(f"{name}: its answers in rounds {sorted(missing)} counted, but are not in its ledger")
     return problems
 
 
