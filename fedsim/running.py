@@ -91,7 +91,7 @@ def run(
     _check_shared_ledger(federation)
     path = Path(out) if out is not None else default_directory(federation.scenario)
     directory = RunDirectory.create(path, federation.scenario)
-    return _execute(open_session(federation, directory, on_round), began, on_ready)
+    return _execute(_open(federation, directory, on_round), began, on_ready)
 
 
 def _run_folds(
@@ -127,7 +127,7 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
         from fedsim.deployment.running import resume_deployed
 
         return resume_deployed(directory, scenario, (on_round, on_ready))
-    session = open_session(build_federation(scenario), directory, on_round)
+    session = _open(build_federation(scenario), directory, on_round)
     restore(session)
     return _execute(session, began, on_ready)
 
@@ -156,8 +156,8 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
-    session = open_session(federation, directory, None)
-    finish(session, *rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
+    session = _open(federation, directory, None)
+    _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
 
 
 def default_directory(scenario: Scenario) -> Path:
@@ -165,7 +165,7 @@ def default_directory(scenario: Scenario) -> Path:
     return Path("runs") / f"{scenario.name}-{scenario.digest}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def open_session(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
+def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
     """A run in progress, at its beginning."""
     plan, scenario, size = federation.plan, federation.scenario, federation.state_size
     session = Session(
@@ -223,11 +223,11 @@ def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result
     config = {"scenario": session.federation.scenario.name}
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
     setup = time.perf_counter() - began
-    status, reason = rounds(session, lambda: server_app(grid, context))
-    return finish(session, status, reason, setup)
+    status, reason = _rounds(session, lambda: server_app(grid, context))
+    return _finish(session, status, reason, setup)
 
 
-def rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
+def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
     """Run the loop; how it ended, and why."""
     try:
         loop()
@@ -240,7 +240,7 @@ def rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
     return "completed", "All rounds were run."
 
 
-def finish(session: Session, status: str, reason: str, setup: float) -> Result:
+def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
     """Write what a run leaves behind."""
     directory, federation = session.directory, session.federation
     directory.save_model(named_parameters(federation, session.server.params))

@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +64,17 @@ class Guard:
         self.ledger.close()
 
     def charges(self, round_: int) -> list[Charge]:
-        """What the site's answer in a round spends, as charges of the ledger's one client."""
-        here, client = np.zeros(1, np.int64), self._order.client
-        planned = self._plan.charges(round_, np.array([client]))
-        own = [
-            Charge(charge.unit, charge.event, charge.count, here)
-            for charge in planned
-            if charge.clients is None or client in charge.clients
-        ]
-        return own if self._plan.units else [Charge("example", NOTHING, 1, here)]
+        """What the site's answer in a round spends, as charges of the ledger's one client.
+
+        The server's noise is charged without amplification by sampling clients: that would cost something in rounds
+        too in which the site was not asked, and of which it knows nothing.
+        """
+        here, client = np.zeros(1, np.int64), np.array([self._order.client])
+        example, whole = self._plan.example, self._plan.client
+        own = [Charge("example", each.event, each.count, here) for each in example.charges(client)] if example else []
+        if whole is not None:
+            own.append(Charge("client", replace(whole.event, rate=1.0, sampling="none"), 1, here))
+        return own or [Charge("example", NOTHING, 1, here)]
 
     def foresee(self, rounds: int) -> str | None:
         """Why the budget is not enough for so many rounds, or None."""

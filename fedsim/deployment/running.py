@@ -21,7 +21,7 @@ from fedsim.deployment.site_log import SiteLog
 from fedsim.engines.deployment import DeploymentGrid
 from fedsim.errors import BadInput
 from fedsim.record import RunDirectory
-from fedsim.running import Result, default_directory, finish, open_session, restore, rounds
+from fedsim.running import Result, _finish, _open, _rounds, default_directory, restore
 from fedsim.scenario import Deployment, Scenario
 from fedsim.server import Session, run_rounds
 
@@ -44,7 +44,7 @@ def run_deployed(scenario: Scenario, out: Path | None, watchers: Watchers) -> Re
         federation = server_federation(scenario, members, evaluation)
         directory = RunDirectory.create(out if out is not None else default_directory(scenario), scenario)
         save_members(directory.path / MEMBERS, members)
-        session = open_session(federation, directory, watchers[0])
+        session = _open(federation, directory, watchers[0])
         return _execute(session, grid, log, began, watchers)
 
 
@@ -53,7 +53,7 @@ def resume_deployed(directory: RunDirectory, scenario: Scenario, watchers: Watch
     began, members = time.perf_counter(), load_members(directory.path / MEMBERS)
     with _connected(scenario) as (grid, log, _):
         federation = server_federation(scenario, members, _evaluation(grid, scenario, members, log))
-        session = open_session(federation, directory, watchers[0])
+        session = _open(federation, directory, watchers[0])
         restore(session)
         return _execute(session, grid, log, began, watchers)
 
@@ -64,8 +64,8 @@ def _execute(session: Session, grid: DeploymentGrid, log: SiteLog, began: float,
     log.attach(session.directory.path)
     grid.session, grid.run_name = session, session.directory.run_id
     setup = time.perf_counter() - began
-    status, reason = rounds(session, lambda: run_rounds(session, grid))
-    return finish(session, status, reason, setup)
+    status, reason = _rounds(session, lambda: run_rounds(session, grid))
+    return _finish(session, status, reason, setup)
 
 
 def _secure(scenario: Scenario) -> Scenario:

@@ -174,3 +174,29 @@ def test_a_release_without_noise_is_infinite(tmp_path: Path):
     one.keep("job", reply(1.0))
     one.close()
     assert spent(tmp_path) == np.inf
+
+
+def test_the_servers_noise_is_charged_without_amplification(tmp_path: Path):
+    text = """
+    rounds = 4
+    [population]
+    clients = 3
+    [cohort]
+    sampling = { kind = "poisson", rate = 0.4 }
+    [privacy.client]
+    clip_norm = 1.0
+    noise_multiplier = 3.0
+    delta = 1e-5
+    """
+    assert plan_of(text).client.event == Event(3.0, 0.4, "poisson")
+    one = guard(tmp_path, 1, text=text)
+    (charge,) = one.charges(1)
+    assert (charge.unit, charge.event, charge.count) == ("client", Event(3.0), 1)
+    one.close()
+
+
+def test_both_units_are_charged(tmp_path: Path):
+    text = TEXT + '[privacy.client]\nclip_norm = 1.0\nnoise_multiplier = 3.0\nplacement = "client"\ndelta = 1e-5\n'
+    one = guard(tmp_path, 1, text=text)
+    assert [(charge.unit, charge.count) for charge in one.charges(1)] == [("example", 4), ("client", 1)]
+    one.close()
