@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,3 +38,15 @@ def _table(raw: Any, path: str) -> dict[str, Any]:
     for step in path.split("."):
         raw = raw.get(step) if isinstance(raw, dict) else None
     return raw if isinstance(raw, dict) else {}
+
+
+def finite(path: str, value: Any) -> Iterator[str]:
+    """NaN and infinity in tables of free form; elsewhere the fields' types refuse them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{path} = {value}: must be a finite number"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from finite(f"{path}.{key}", item)
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from finite(f"{path}[{number}]", item)

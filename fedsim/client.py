@@ -14,7 +14,9 @@ from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from fedsim.aggregation import WeightedSum
-from fedsim.client_store import ClientStore
+from fedsim.algorithms import LocalTraining
+from fedsim.attacking import apart
+from fedsim.client_store import CarriedRows
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
@@ -25,7 +27,7 @@ from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.plan import adaptive
 from fedsim.seeding import Stream
 from fedsim.training.work import Held, Work, epoch_batches, poisson_batches
-from fedsim.updates import BlockReply, train_one_block
+from fedsim.updates import BlockReply, Store, train_one_block
 
 app = ClientApp()
 
@@ -34,7 +36,7 @@ class Hosted(NamedTuple):
     """What this process's clients work on, and where they keep what they remember, if they do."""
 
     federation: Federation
-    store: ClientStore | None
+    store: Store | None
 
 
 # By digest of the scenario that this process works on. Engines in the same process put theirs here, so that nothing is
@@ -42,7 +44,7 @@ class Hosted(NamedTuple):
 _hosted: dict[str, Hosted] = {}
 
 
-def host(federation: Federation, store: ClientStore | None = None) -> None:
+def host(federation: Federation, store: Store | None = None) -> None:
     """Let this process's clients use a federation that is already built, and forget the one before."""
     _hosted.clear()
     _hosted[federation.scenario.digest] = Hosted(federation, store)
@@ -65,15 +67,19 @@ def _host_of(job: TrainJob) -> Hosted:
     return _hosted[job.digest]
 
 
-def train_clients(federation: Federation, job: TrainJob, store: ClientStore | None = None) -> TrainReply:
+def train_clients(federation: Federation, job: TrainJob, store: Store | None = None) -> TrainReply:
     """Train the job's clients block by block; reports are clipped, noised if local, weighted and summed as they come.
 
     A report that is NaN or infinite counts as zero and as ``invalid``.
     """
     if not _fits(federation, job):
         raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
+    carried = CarriedRows(job.clients, job.state) if job.state.size else None
+    store = carried or store
     if federation.state_size and store is None:
-        raise BadInput("algorithm: its clients remember something from round to round, which this engine cannot keep.")
+        raise BadInput(
+            "algorithm or communication: clients keep something from round to round, which this engine cannot."
+        )
     keystream = Keystream.of(federation.plan.randomness, federation.scenario.draw_seed, job.round)
     sums = BlockReply(WeightedSum(federation.sum_size, federation.device))
 
@@ -88,12 +94,14 @@ def train_clients(federation: Federation, job: TrainJob, store: ClientStore | No
     counts = (sums.gradients_unclipped, sums.updates_unclipped if adaptive(federation.plan.client) else 0.0)
     whole = join_rows(sums.rows) if federation.stacks else None
     values = total.total.cpu().numpy()
-    return TrainReply(values, total.weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole)
+    state = carried.rows if carried else None
+    return TrainReply(values, total.weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole, state=state)
 
 
 def _fits(federation: Federation, job: TrainJob) -> bool:
-    sizes = (len(job.params), len(job.memory)) == (federation.start.numel(), federation.sent_memory_size)
-    return sizes and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
+    sizes = (len(job.params), len(job.memory)) == (federation.sent_model_size, federation.sent_memory_size)
+    state = job.state.shape in ((0, 0), (len(job.clients), federation.state_size))
+    return sizes and state and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
 
 
 def _side_by_side(
@@ -122,17 +130,35 @@ def block_work(federation: Federation, job: TrainJob, clients: Indices, keystrea
     order = np.argsort(-steps, kind="stable")
     clients, sizes, steps = clients[order], sizes[order], steps[order]
     held = Held(population.indices, population.offsets[clients], sizes)
+    again = second_pass(federation, clients, keystream)
 
     def draw(counts: Indices) -> NDArray[np.uint64]:
         return federation.trainer.words(keystream, Stream.BATCHES, clients, counts)
 
     if plan is None:
         records, lengths = epoch_batches(held, local.batch_size, steps, draw)
-        return Work(clients, records, lengths, keystream, local.batch_size)
+        return Work(clients, records, lengths, keystream, local.batch_size, again=again, held=held)
     records, lengths = poisson_batches(held, plan.rates[clients], steps, draw)
     noise = plan.mechanisms(clients, job.clip_norms["example"], keystream)
     per_layer = isinstance(plan.clipping, PerLayerClip)
-    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer)
+    return Work(clients, records, lengths, keystream, local.batch_size, noise, per_layer, again, held)
+
+
+def second_pass(federation: Federation, clients: Indices, keystream: Keystream) -> Callable[[LocalTraining], Work]:
+    """Draws what clients train for themselves alone: other batches of their records, from words of their own."""
+    population, own = federation.population, keystream.apart(Stream.PERSONAL)
+
+    def again(local: LocalTraining) -> Work:
+        steps = plain_steps(local, population.sizes[clients])
+        chosen = clients[order := np.argsort(-steps, kind="stable")]
+        held = Held(population.indices, population.offsets[chosen], population.sizes[chosen])
+
+        def draw(counts: Indices) -> NDArray[np.uint64]:
+            return federation.trainer.words(own, Stream.PERSONAL, chosen, counts)
+
+        return Work(chosen, *epoch_batches(held, local.batch_size, steps[order], draw), own, local.batch_size)
+
+    return again
 
 
 def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Indices:
@@ -140,8 +166,15 @@ def local_steps(federation: Federation, clients: Indices, sizes: Indices) -> Ind
     local, plan = federation.scenario.algorithm.local, federation.plan.example
     if plan is not None:
         return plan.steps[clients]
+    if federation.scenario.algorithm.one_step:
+        return np.full(len(clients), local.steps or 1, np.int64)
+    return plain_steps(local, sizes)
+
+
+def plain_steps(local: LocalTraining, sizes: Indices) -> Indices:
+    """Number of steps without privacy of clients that hold so many records ``[clients]``."""
     if local.steps is not None:
-        return np.full(len(clients), local.steps, np.int64)
+        return np.full(len(sizes), local.steps, np.int64)
     return local.epochs * -(-sizes // local.batch_size)
 
 
@@ -155,8 +188,10 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     local, trainer = federation.scenario.algorithm.local, federation.trainer
     threads = min(federation.workers, trainer.parallel_blocks)
     private = federation.plan.example is not None
-    per_client = trainer.bytes_per_client(local.batch_size, private) + 4 * 2 * federation.state_size
+    beyond = 4 * 2 * (2 * (federation.report_size - federation.layout.size) + federation.state_size)
+    per_client = trainer.bytes_per_client(local.batch_size, private) + beyond
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
+    clients, whole = apart(federation, clients)
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
-    return [by_size[start : start + length] for start in range(0, len(by_size), length)]
+    return whole + [by_size[start : start + length] for start in range(0, len(by_size), length)]

@@ -17,6 +17,26 @@ Ids = NDArray[np.int64]
 Rows = NDArray[np.float32]
 
 
+class CarriedRows:
+    """The rows ``[clients, size]`` of a job's clients, which came with it and go back with the reply."""
+
+    def __init__(self, clients: Ids, rows: Rows) -> None:
+        self.rows = rows.copy()
+        self._order = np.argsort(clients)
+        self._sorted = clients[self._order]
+
+    def read(self, clients: Ids) -> Rows:
+        """A copy of these clients' rows ``[n, size]``."""
+        return self.rows[self._at(clients)]
+
+    def write(self, round_: int, clients: Ids, rows: Rows) -> None:
+        """Replace these clients' rows."""
+        self.rows[self._at(clients)] = rows
+
+    def _at(self, clients: Ids) -> Ids:
+        return self._order[np.searchsorted(self._sorted, clients)]
+
+
 class ClientStore:
     """Rows ``[clients, size]`` of float32 in a folder, zero until they are written; the file is sparse.
 
@@ -30,9 +50,10 @@ class ClientStore:
         try:
             folder.mkdir(exist_ok=True)
             file = folder / "rows.f32"
-            if not file.exists():
-                with open(file, "wb") as new:
-                    new.truncate(4 * clients * size)
+            with open(file, "ab") as rows:
+                if rows.tell() not in (0, 4 * clients * size):
+                    raise OSError(f"{file.name} has {rows.tell()} bytes, not {4 * clients * size}")
+                rows.truncate(4 * clients * size)
             self._rows: Rows = np.memmap(file, np.float32, "r+", shape=(clients, size))
         except (OSError, ValueError) as error:
             raise FedsimError(f"The clients' state in {folder} cannot be opened: {error}.") from error

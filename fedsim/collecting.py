@@ -11,6 +11,7 @@ import torch
 from flwr.app import Message
 
 from fedsim.aggregation import WeightedSum
+from fedsim.attacking import hostile_alone
 from fedsim.errors import FedsimError
 from fedsim.federation import Federation
 from fedsim.messages import MalformedMessage, Rows, TrainJob, TrainReply, unpack_reply
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 class Collected:
     """A round's replies added up: reports, how many clients dropped out, invalid reports, and centred counts.
 
-    ``rows`` are the reports one by one, where the server needs every one.
+    ``rows`` are the reports one by one, where the server needs every one; ``job`` is one of those that were answered.
     """
 
     updates: WeightedSum
     asked: int
+    job: TrainJob | None = None
     rows: list[Rows] = field(default_factory=list)
     invalid: int = 0
     example_count: float = 0.0
@@ -58,9 +60,12 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
     federation, failure, waiting = session.federation, "", dict(jobs)
     size = federation.report_size
     sums = Collected(
-        WeightedSum(federation.sum_size, federation.device), sum(len(job.clients) for job in jobs.values())
+        WeightedSum(federation.sum_size, federation.device),
+        sum(len(job.clients) for job in jobs.values()),
+        next(iter(jobs.values()), None),
     )
-    for message in replies:
+    # In the order of the nodes, so that the sum's rounding does not depend on which answers first.
+    for message in sorted(replies, key=lambda message: message.metadata.src_node_id):
         job = waiting.pop(message.metadata.src_node_id, None)
         if job is None:
             failure = "a node answered twice, or without being asked"
@@ -68,6 +73,7 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
         try:
             reply = unpack_reply(_content(message), size, job.clients, federation.stacks)
             _check_length(session, reply)
+            _check_state(session, job, reply)
         except MalformedMessage as error:
             failure = str(error)
             continue
@@ -75,15 +81,31 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
             raise FedsimError(
                 "A node's privacy noise does not match what the ledger was charged for it; the run stops."
             )
+        if session.store is not None and reply.state is not None:
+            session.store.write(job.round, job.clients, reply.state)
         sums.add(reply)
     if sums.asked and sums.dropped == sums.asked:
         raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
-    if sums.asked and sums.invalid == sums.asked and federation.plan.client is None:
+    protected = federation.plan.client is not None
+    if sums.asked and sums.invalid == sums.asked and not protected and not hostile_alone(federation, jobs.values()):
         round_ = session.progress.round + 1
         raise FedsimError(
             f"Training diverged in round {round_}: every client's update is NaN or infinite. Lower a learning rate."
         )
     return sums
+
+
+def remember(session: Session, jobs: dict[int, TrainJob], replies: Any) -> None:
+    """Keep what the jobs' clients remember, of replies that otherwise count as not arrived."""
+    federation = session.federation
+    for message in replies:
+        job = jobs[message.metadata.src_node_id]
+        if session.store is None or message.has_error():
+            continue
+        reply = unpack_reply(message, federation.report_size, job.clients, federation.stacks)
+        _check_state(session, job, reply)
+        if reply.state is not None:
+            session.store.write(job.round, job.clients, reply.state)
 
 
 def _check_length(session: Session, reply: TrainReply) -> None:
@@ -92,6 +114,14 @@ def _check_length(session: Session, reply: TrainReply) -> None:
         longest = reply.clients * session.clip_norms["client"]
         if float(np.linalg.norm(reply.total)) > longest * (1 + 1e-6):
             raise MalformedMessage(f"the sum of {reply.clients} clipped updates is longer than {longest:g}")
+
+
+def _check_state(session: Session, job: TrainJob, reply: TrainReply) -> None:
+    """What clients keep comes back from where it was sent to, and only from there."""
+    given = None if reply.state is None else reply.state.shape
+    expected = (len(job.clients), session.federation.state_size) if job.state.size else None
+    if given != expected:
+        raise MalformedMessage(f"what clients keep has shape {given}; {expected} is expected")
 
 
 def _content(message: Message) -> Message:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from fedsim.report.plain import duration
+
 if TYPE_CHECKING:
     from fedsim.federation import Federation
     from fedsim.running import Result
@@ -25,8 +27,11 @@ class Display:
 
     def on_ready(self, federation: Federation) -> None:
         """The federation is set up."""
+        from fedsim.evaluation import PERSONAL, compared  # not before it is needed: the command line starts faster
+
         loss, *others = federation.task.objective.metric_names
-        self._names = (*others, loss)
+        personal = (f"{compared(federation.task.objective)}{PERSONAL}_mean",) if federation.personalises else ()
+        self._names = (*others, loss, *personal)
         self._update(0, f"{len(federation.population)} clients, {federation.trainer_name} on {federation.device.type}")
 
     def on_round(self, row: dict[str, Any]) -> None:
@@ -36,6 +41,8 @@ class Display:
         for unit in ("example", "client"):
             if row.get(f"epsilon_{unit}") is not None:
                 parts.append(f"epsilon ({unit}) {row[f'epsilon_{unit}']:.3f}")
+        if "simulated_seconds" in row:
+            parts.append(f"clock {duration(row['simulated_seconds'])}")
         self._update(row["round"], "  ".join(parts))
 
     def _update(self, completed: int, status: str) -> None:
@@ -87,6 +94,8 @@ def print_result(result: Result) -> None:
             spent = f"{entry['epsilon']:.4g}"
             print(f"note: the limit of {limit:g} holds for each fold by itself; together they spent {spent}")
     print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
+    if "simulated" in summary["seconds"]:
+        print(f"simulated time: {duration(summary['seconds']['simulated'])}")
     print(f"report: {result.directory / 'report.html'}")
 
 

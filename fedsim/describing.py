@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+from fedsim.devices.describing import describe_devices, devices_text
 from fedsim.holdings import Holdings, client_names, load_holdings
 from fedsim.population.statistics import label_counts, label_skew, size_statistics
 from fedsim.scenario import Scenario
@@ -37,6 +38,7 @@ def describe(scenario: Scenario) -> dict[str, Any]:
         "label_kind": data.kind,
         "label_skew": None if data.kind == "tokens" else label_skew(data.train.strata, whole),
         "held_out": _held_out(scenario, holdings),
+        "devices": describe_devices(scenario, holdings.population.sizes),
         "notes": list(holdings.notes),
     }
 
@@ -80,6 +82,8 @@ def as_text(description: dict[str, Any]) -> str:
     if description["labels"] is not None:
         lines += ["", *_heat_table(description["labels"])]
     lines += ["", *(f"{name.replace('_', ' ')}: {value}" for name, value in description["held_out"].items())]
+    if description["devices"] is not None:
+        lines += ["", *devices_text(description["devices"])]
     return "\n".join(lines + [f"note: {note}" for note in description["notes"]])
 
 

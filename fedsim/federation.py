@@ -8,11 +8,16 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from fedsim.attacking import probing
 from fedsim.checks import check_clients
+from fedsim.checks_aggregation import check_reports
+from fedsim.checks_devices import check_places, check_sent
+from fedsim.communication import Channel
 from fedsim.errors import BadInput
 from fedsim.holdings import Holdings, load_holdings, of_training_owners
 from fedsim.models import build_model
 from fedsim.models.transfer import pinned as pinned_model
+from fedsim.pace import Pace, make_pace
 from fedsim.params import Layout, vector_of
 from fedsim.population import Population
 from fedsim.privacy.gate import check_model
@@ -32,12 +37,14 @@ from fedsim.training.prefix import without_prefix
 class Federation:
     """A scenario made concrete; ids of clients that train are 0 to ``len(population) - 1``.
 
-    ``unseen`` is the task with the records of the clients that never train as its test records.
+    ``unseen`` is the task with the records of the clients that never train as its test records; ``probe`` the one with
+    records that an attacker wants called something, where that shows whether the attack succeeds.
     """
 
     scenario: Scenario
     task: Task
     unseen: Task | None
+    probe: Task | None
     holdings: Holdings
     population: Population
     plan: PrivacyPlan
@@ -47,6 +54,7 @@ class Federation:
     trainer_name: str
     trainer_reason: str
     workers: int
+    pace: Pace | None = None
 
     @property
     def device(self) -> torch.device:
@@ -65,8 +73,18 @@ class Federation:
 
     @property
     def state_size(self) -> int:
-        """How many values a client keeps from round to round."""
-        return self.scenario.algorithm.state_size(self.layout)
+        """How many values a client keeps: the algorithm's, and behind them what its channel lost."""
+        return self.scenario.algorithm.state_size(self.layout) + self.channel.state_size
+
+    @property
+    def channel(self) -> Channel:
+        """The way of the clients' reports to the server."""
+        return Channel(self.scenario.communication, self.start.numel(), self.report_size)
+
+    @property
+    def sent_model_size(self) -> int:
+        """How many values of the model the server sends."""
+        return self.start.numel() if self.scenario.algorithm.sends_model else 0
 
     @property
     def sent_memory_size(self) -> int:
@@ -75,9 +93,24 @@ class Federation:
         return algorithm.memory_size(self.layout) if algorithm.sends_memory else 0
 
     @property
+    def personalises(self) -> bool:
+        """Whether clients have models of their own, and records held back to test them on."""
+        return self.scenario.algorithm.personalises and self.holdings.held_back is not None
+
+    @property
+    def bytes_down(self) -> int:
+        """What the server sends to a client in a round."""
+        return 4 * (self.sent_model_size + self.sent_memory_size)
+
+    @property
+    def bytes_up(self) -> int:
+        """What a client sends in a round."""
+        return self.channel.bytes_up
+
+    @property
     def stacks(self) -> bool:
         """Whether the server needs every client's report by itself, and not only their sum."""
-        return self.scenario.algorithm.aggregation.needs_every_update
+        return self.scenario.algorithm.stacks or self.scenario.asynchronous is not None
 
     @property
     def sum_size(self) -> int:
@@ -99,32 +132,56 @@ class Federation:
         return wanted
 
 
-def build_federation(scenario: Scenario) -> Federation:
-    """Load the data and set everything up; raises ``BadInput`` before anything is written."""
+# The part of a federation that is the same wherever its clients train.
+Prepared = tuple[Holdings, PrivacyPlan]
+
+
+def build_federation(scenario: Scenario, prepared: Prepared | None = None) -> Federation:
+    """Load the data and set everything up; raises ``BadInput`` before anything is written.
+
+    What another process has ``prepared`` of the same scenario is taken as it is.
+    """
     scenario = pinned(scenario)
     device = pick_device(scenario.engine.device)
-    holdings = load_holdings(scenario)
+    holdings = prepared[0] if prepared else load_holdings(scenario)
     population, data = holdings.population, holdings.data
     _check_clients(scenario, holdings)
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
     apart = holdings.unseen_data
     unseen = replace(task, data=apart) if apart is not None else None
+    probe = probing(scenario, task)
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
+    check_reports(scenario.algorithm, Layout.of(module))
+    scenario.algorithm.check(Layout.of(module))
     start = vector_of(module)
-    plan = make_plan(scenario, population.sizes)
+    pace = paced(scenario, module, population)
+    schedule = pace.schedule if pace is not None else None
+    plan = prepared[1] if prepared else make_plan(scenario, population.sizes, schedule)
     rest, cached = without_prefix(module, task, scenario.engine.memory_gib * 2**30)
     name, trainer, reason = pick_trainer(scenario, rest, cached, len(population))
     reason += "" if rest is module else "; its frozen first layers are applied to every example once"
     if scenario.privacy.example is not None:
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, generator(scenario.seed, Stream.REPLAY))
-    parts = (scenario, task, unseen, holdings, population, plan, module, start, trainer)
-    return Federation(*parts, name, reason, workers(scenario))
+    parts = (scenario, task, unseen, probe, holdings, population, plan, module, start, trainer)
+    return Federation(*parts, name, reason, workers(scenario), pace)
+
+
+def paced(scenario: Scenario, module: nn.Module, population: Population) -> Pace | None:
+    """The clients' devices and what a round asks of them; None where time is not simulated. Raises ``BadInput``."""
+    algorithm, layout = scenario.algorithm, Layout.of(module)
+    memory, report = algorithm.memory_size(layout), algorithm.report_size(layout)
+    if problems := list(check_sent(scenario, report - layout.size, memory)):
+        raise BadInput("; ".join(problems) + ".")
+    received = layout.size + (memory if algorithm.sends_memory else 0)
+    sent = Channel(scenario.communication, layout.size, report).bytes_up
+    return make_pace(scenario, population.sizes, 4 * received, sent)
 
 
 def _check_clients(scenario: Scenario, holdings: Holdings) -> None:
     """Raise ``BadInput`` for what only the loaded data shows: how many clients train, whose test records these are."""
-    problems = list(check_clients(scenario, len(holdings.population)))
+    clients = len(holdings.population)
+    problems = [*check_clients(scenario, clients), *check_places(scenario, clients)]
     if scenario.privacy.client is not None and of_training_owners(scenario, holdings):
         problems += steered(scenario)
     if problems:

@@ -16,8 +16,9 @@ from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
 from fedsim.population.statistics import size_statistics
 from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.outside import outside
 from fedsim.privacy.plan import PrivacyPlan
-from fedsim.privacy.statement import outside, privacy_entries
+from fedsim.privacy.statement import privacy_entries
 from fedsim.record import RunDirectory
 from fedsim.report import build_report
 from fedsim.scenario import Scenario

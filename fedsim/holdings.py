@@ -6,7 +6,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedsim.aggregation.fltrust import FLTrust
+from fedsim.attacking import attacked
 from fedsim.data import Dataset, Examples
 from fedsim.errors import BadInput
 from fedsim.population import FeatureSkew, Natural, Population
@@ -49,8 +52,10 @@ class Holdings:
     Where clients hold back records to be tested on, those that the source holds out belong to the clients too.
     ``population`` is what the clients train on, ``whole`` all that these clients hold. ``held_back`` says which of it
     each of them is tested on, in the order of ``data.test`` (None where the source holds out the test records);
-    ``unseen`` are clients that never train. ``notes`` say what was counted or left out. With ``remote`` clients, the
-    training records here only stand for theirs: one each, all zeros.
+    ``unseen`` are clients that never train, and ``root`` is the server with public records of its own, which are the
+    last of ``data.train``. ``attacks`` says which clients are hostile ``[clients]`` (None without attack); what they
+    train on is in ``data.train`` as they poisoned it. ``notes`` say what was counted or left out. With ``remote``
+    clients, the training records here only stand for theirs: one each, all zeros.
     """
 
     data: Dataset
@@ -58,7 +63,9 @@ class Holdings:
     whole: Population
     held_back: Population | None = None
     unseen: Population | None = None
+    root: Population | None = None
     notes: tuple[str, ...] = ()
+    attacks: NDArray[np.bool_] | None = None
     remote: Remote | None = None
 
     @property
@@ -81,10 +88,14 @@ def client_names(scenario: Scenario, holdings: Holdings, clients: int) -> list[s
 
 
 def load_holdings(scenario: Scenario) -> Holdings:
-    """Load the data, deal it out to the clients and hold out what the scenario says; raises ``BadInput``.
+    """Load the data, deal it out, hold out what the scenario says and let attackers poison; raises ``BadInput``.
 
     Of a scenario with folds that does not say which, this is the first.
     """
+    return attacked(scenario, _dealt_out(scenario))
+
+
+def _dealt_out(scenario: Scenario) -> Holdings:
     data = scenario.data.load(scenario.seed)
     if scenario.evaluation.tests_clients:
         data = _with_test_records(scenario, data)
@@ -100,13 +111,14 @@ def load_holdings(scenario: Scenario) -> Holdings:
         whole, unseen = set_apart(whole, scenario.evaluation.unseen_clients, rng)
     parts = _held_back(scenario, whole, len(data.train))
     if parts is None:
-        return Holdings(data, whole, whole, None, unseen, notes)
+        data, root, note = _with_root(scenario, data, whole)
+        return Holdings(data, whole, whole, None, unseen, root, notes + note)
     population, held_back = parts
     data = replace(data, test=taken(data.train, held_back.indices))
     untested = int((held_back.sizes == 0).sum())
     if untested:
         notes += (f"{untested} of {len(whole)} clients have too few records to hold one back, and are not tested.",)
-    return Holdings(data, population, whole, held_back, unseen, notes)
+    return Holdings(data, population, whole, held_back, unseen, None, notes)
 
 
 def _with_test_records(scenario: Scenario, data: Dataset) -> Dataset:
@@ -125,6 +137,30 @@ def _with_test_records(scenario: Scenario, data: Dataset) -> Dataset:
         "records of their own."
     )
     return replace(data, train=_joined(train, test), notes=(*data.notes, note))
+
+
+def _with_root(
+    scenario: Scenario, data: Dataset, whole: Population
+) -> tuple[Dataset, Population | None, tuple[str, ...]]:
+    """The data with the server's root records, taken from the test records, after the training records."""
+    aggregation, train, test = scenario.algorithm.aggregation, data.train, data.test
+    if not isinstance(aggregation, FLTrust):
+        return data, None, ()
+    count, where = aggregation.root_records, "algorithm.aggregation.root_records"
+    if count >= len(test):
+        raise BadInput(f"{where} = {count}: the source has {len(test)} test records, and one must be left to test on.")
+    if of_training_owners(scenario, Holdings(data, whole, whole)):
+        raise BadInput(
+            f"{where}: root records are public, but test records of this source belong to the owners that are clients. "
+            "Use another partition than natural, or another aggregation."
+        )
+    order = generator(scenario.seed, Stream.ROOT).permutation(len(test))
+    chosen, rest = np.sort(order[:count]), np.sort(order[count:])
+    nobody = np.full(len(test), -1, np.int64) if train.owners is not None else None
+    data = replace(data, train=_joined(train, taken(replace(test, owners=nobody), chosen)), test=taken(test, rest))
+    root = Population(np.arange(len(train), len(train) + count), np.array([0, count]))
+    note = f"{count} of the source's test records are public root records; the other {len(rest)} are left to test on."
+    return data, root, (note,)
 
 
 def _joined(first: Examples, second: Examples) -> Examples:

@@ -11,9 +11,13 @@ from pydantic import TypeAdapter
 
 from fedsim.aggregation import AGGREGATORS
 from fedsim.algorithms import ALGORITHMS
+from fedsim.asynchronous import ASYNCHRONOUS, STALENESS
+from fedsim.attacks import ATTACKS
+from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
+from fedsim.devices import AVAILABILITIES, BANDWIDTHS, SPEEDS
 from fedsim.errors import BadInput
 from fedsim.models import MODELS
 from fedsim.optimizers import ELEMENTWISE, optimizer_classes
@@ -36,6 +40,13 @@ TABLES: dict[str, dict[str, Any]] = {
     "algorithm.aggregation.kind": dict(AGGREGATORS),
     "algorithm.local.schedule.kind": dict(SCHEDULES),
     "cohort.sampling.kind": dict(SAMPLINGS),
+    "communication.compression.kind": dict(COMPRESSIONS),
+    "attack.kind": dict(ATTACKS),
+    "devices.compute.kind": dict(SPEEDS),
+    "devices.upload.kind": dict(BANDWIDTHS),
+    "devices.availability.kind": dict(AVAILABILITIES),
+    "asynchronous.kind": dict(ASYNCHRONOUS),
+    "asynchronous.staleness.kind": dict(STALENESS),
     "privacy.example.clipping.kind": dict(EXAMPLE_CLIPPING),
     "privacy.client.clipping.kind": dict(CLIENT_CLIPPING),
     "evaluation.test.kind": dict(TEST_DATA),
@@ -48,7 +59,7 @@ def tables_text() -> str:
     """Every table, with the first line of what each entry is."""
     lines = []
     for key, table in TABLES.items():
-        lines += [key, *(f"  {name:<14} {_about(entry).splitlines()[0]}" for name, entry in table.items())]
+        lines += [key, *(f"  {name:<18} {_about(entry).splitlines()[0]}" for name, entry in table.items())]
     lines += ["algorithm.local.optimizer", f"  {', '.join(ELEMENTWISE)}"]
     lines += ["algorithm.server.optimizer", f"  {', '.join(sorted(optimizer_classes()))}"]
     return "\n".join(lines)

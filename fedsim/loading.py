@@ -257,6 +257,7 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any], step: str | int, valu
     """The schema below ``step``, references followed; of several alternatives the one that fits the value."""
     child = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
     options = child.get("oneOf") or child.get("anyOf") or [child]
+    options = [inner for option in options for inner in option.get("oneOf", [option])]  # a choice that may be left out
     definitions = schema["$defs"]
     followed: list[dict[str, Any]] = [
         definitions[option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options

@@ -45,16 +45,26 @@ class SharedArray(Array):
         ndarray: NDArray[Any] = self.__dict__["_ndarray"]
         return ndarray
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by a function, as pickle would not find the class under the name that Flower needs."""
+        return shared_array, (self.numpy(),)
+
 
 # Flower writes the class's name into what it sends, and looks it up among its own classes on arrival.
 SharedArray.__qualname__ = Array.__qualname__
+
+
+def shared_array(ndarray: NDArray[Any]) -> SharedArray:
+    """What ``SharedArray`` is unpickled by; a copy where the memory it came in cannot be written to."""
+    return SharedArray(ndarray if ndarray.flags.writeable else ndarray.copy())
 
 
 @dataclass(frozen=True)
 class TrainJob:
     """What a node is asked: train these clients from these parameters in this round of this scenario.
 
-    ``memory`` is what the algorithm's server sends beside the model; most send nothing.
+    ``memory`` is what the algorithm's server sends beside the model; most send nothing. ``state`` is what its clients
+    keep ``[clients, state]``, where the node keeps nothing for them; the reply has it back.
     """
 
     round: int
@@ -65,6 +75,7 @@ class TrainJob:
     learning_rate: float
     clip_norms: dict[Unit, float] = field(default_factory=dict)
     memory: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    state: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,7 @@ class TrainReply:
     example_count: float = 0.0
     client_count: float = 0.0
     rows: Rows | None = None
+    state: NDArray[np.float32] | None = None
 
 
 def join_rows(parts: list[Rows]) -> Rows:
@@ -116,6 +128,7 @@ def pack_job(job: TrainJob, node: int) -> Message:
     arrays["params"] = SharedArray(job.params)
     arrays["clients"] = SharedArray(job.clients)
     arrays["memory"] = SharedArray(job.memory)
+    arrays["state"] = SharedArray(job.state)
     clip_norms = {f"clip_norm_{unit}": value for unit, value in job.clip_norms.items()}
     texts = {"scenario": job.scenario, "digest": job.digest}
     config = ConfigRecord({"round": job.round, "learning_rate": job.learning_rate, **texts, **clip_norms})
@@ -135,18 +148,22 @@ def unpack_job(message: Message) -> TrainJob:
         params = _array(arrays, "params", np.float32)
         texts = _text(config, "scenario"), _text(config, "digest")
         rate, memory = _positive(config, "learning_rate"), _array(arrays, "memory", np.float32)
-        return TrainJob(_whole(config, "round"), *texts, clients, params, rate, _clip_norms(config), memory)
+        state = _array(arrays, "state", np.float32, 2)
+        return TrainJob(_whole(config, "round"), *texts, clients, params, rate, _clip_norms(config), memory, state)
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not a train job: {error}") from error
 
 
 def pack_reply(reply: TrainReply, to: Message) -> Message:
     """The answer to a train message."""
+    ensure_identity()
     arrays = ArrayRecord()
     arrays["total"] = SharedArray(reply.total)
     if reply.rows is not None:
         for name in ("clients", "weights", "reports"):
             arrays[name] = SharedArray(getattr(reply.rows, name))
+    if reply.state is not None:
+        arrays["state"] = SharedArray(reply.state)
     names = ("weight", "clients", "invalid", "example_count", "client_count")
     metrics = MetricRecord({name: getattr(reply, name) for name in names})
     events = [{**asdict(event), "count": count} for event, count in sorted(reply.events.items())]
@@ -165,6 +182,7 @@ def unpack_reply(message: Message, size: int, asked: NDArray[np.int64], whole: b
         arrays = content.array_records["arrays"]
         total = _array(arrays, "total", np.float64)
         rows = _rows(arrays) if whole else None
+        state = _array(arrays, "state", np.float32, 2) if "state" in arrays else None
         metrics = content.metric_records["metrics"]
         weight, trained, invalid = (float(str(metrics[key])) for key in ("weight", "clients", "invalid"))
         counts = [float(str(metrics[key])) for key in ("example_count", "client_count")]
@@ -182,7 +200,7 @@ def unpack_reply(message: Message, size: int, asked: NDArray[np.int64], whole: b
         raise MalformedMessage(f"weight {weight}, clients {trained} or invalid {invalid} is impossible for {clients}")
     if not np.isfinite(counts).all() or abs(counts[1]) > clients / 2:
         raise MalformedMessage(f"the counts {counts} are impossible for {clients} clients")
-    return TrainReply(total, weight, int(trained), int(invalid), events, counts[0], counts[1], rows)
+    return TrainReply(total, weight, int(trained), int(invalid), events, counts[0], counts[1], rows, state)
 
 
 def _rows(arrays: ArrayRecord) -> Rows:

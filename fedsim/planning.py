@@ -244,8 +244,9 @@ def plan_scenario(path: str | Path, overrides: tuple[str, ...] = ()) -> dict[str
         units.append(_unit(examples, max_epsilon(spent), examples[0].participations))
     if plans[0].client is not None:
         clients = [plan.client for plan in plans if plan.client is not None]
-        times = scenario.cohort.sampling.times(scenario.rounds)
-        spent = {(compose([(plan.event, times) for plan in clients]), float(clients[0].deltas[0]))}
+        times = clients[0].most_charges or scenario.cohort.sampling.times(scenario.rounds)
+        counts = [(plan.event, plan.most_charges or times) for plan in clients]
+        spent = {(compose(counts), float(clients[0].deltas[0]))}
         units.append(_unit(clients, max_epsilon(spent), times))
     return {"scenario": scenario.name, "digest": scenario.digest, "rounds": scenario.rounds, "privacy": units}
 

@@ -41,6 +41,8 @@ class Progress:
     left_out: int = 0
     skipped_rounds: int = 0
     seconds: float = 0.0
+    clock: float = 0.0  # simulated seconds
+    drop_outs: int = 0
 
 
 class RunDirectory:

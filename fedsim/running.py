@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -14,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedsim.aggregation.server_step import ServerStep
-from fedsim.client import app as client_app
+from fedsim.asynchronous.waiting import Waiting
 from fedsim.client import host
 from fedsim.client_store import ClientStore
-from fedsim.engines import InProcessGrid
+from fedsim.combining import Combiner
+from fedsim.engines import opened
+from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
 from fedsim.folds import check_folds, discard_unbegun, run_folds
@@ -89,9 +92,10 @@ def run(
         return run_deployed(scenario, Path(out) if out is not None else None, (on_round, on_ready))
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
-    path = Path(out) if out is not None else default_directory(federation.scenario)
-    directory = RunDirectory.create(path, federation.scenario)
-    return _execute(_open(federation, directory, on_round), began, on_ready)
+    with opened(federation) as (grid, placed):
+        path = Path(out) if out is not None else default_directory(federation.scenario)
+        directory = RunDirectory.create(path, federation.scenario)
+        return _execute(_open(placed, directory, on_round), grid, began, on_ready)
 
 
 def _run_folds(
@@ -127,14 +131,16 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
         from fedsim.deployment.running import resume_deployed
 
         return resume_deployed(directory, scenario, (on_round, on_ready))
-    session = _open(build_federation(scenario), directory, on_round)
-    restore(session)
-    return _execute(session, began, on_ready)
+    with opened(build_federation(scenario)) as (grid, federation):
+        session = _open(federation, directory, on_round)
+        _go_back(session)
+        return _execute(session, grid, began, on_ready)
 
 
-def restore(session: Session) -> None:
-    """Take the last checkpoint back; what was charged and released after it is accounted for."""
-    checkpoint = session.directory.load_checkpoint()
+def _go_back(session: Session) -> None:
+    """Take up the last checkpoint, or the start if there is none."""
+    directory = session.directory
+    checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
         session.restore(*checkpoint)
     elif session.store is not None:
@@ -147,17 +153,27 @@ def restore(session: Session) -> None:
 
 
 def run_on_grid(grid: Grid, scenario: str) -> None:
-    """Run a scenario file on a grid that Flower's own runtime made (``flwr run``)."""
+    """Run a scenario file on a grid that Flower's own runtime made (``flwr run``).
+
+    Raises ``BadInput``, or ``FedsimError`` if no node appears.
+    """
     from fedsim.loading import load_scenario
 
-    loaded = load_scenario(scenario)
+    began = time.perf_counter()
+    await_nodes(grid)
+    loaded = load_scenario(sent_file(grid, scenario))
     if len(loaded.runs) > 1:
         raise BadInput("evaluation.folds: under Flower's own runtime name one of them, evaluation.fold.")
+    if loaded.engine.kind != "inprocess":
+        raise BadInput(f'engine.kind = "{loaded.engine.kind}": Flower\'s own runtime is the engine here; leave it out.')
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
     session = _open(federation, directory, None)
-    _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=0.0)
+    session.engine, session.sends_state = "flower", True
+    setup = time.perf_counter() - began
+    result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
+    logging.getLogger("flwr").info("fedsim: %s; %s", result.summary["status_reason"], result.directory.resolve())
 
 
 def default_directory(scenario: Scenario) -> Path:
@@ -168,16 +184,21 @@ def default_directory(scenario: Scenario) -> Path:
 def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
     """A run in progress, at its beginning."""
     plan, scenario, size = federation.plan, federation.scenario, federation.state_size
+    here = federation.holdings.remote is None  # else clients keep their state themselves
     session = Session(
         federation=federation,
         directory=directory,
         ledger=_ledger(federation, directory),
         server=ServerStep(scenario.algorithm.server, federation.start),
         clip_norms=plan.clip_norms(),
+        combiner=Combiner(federation),
         memory=torch.zeros(scenario.algorithm.memory_size(federation.layout), device=federation.device),
-        store=ClientStore(directory.path / "state", len(federation.population), size) if size else None,
+        store=ClientStore(directory.path / "state", len(federation.population), size) if size and here else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
+    schedule = federation.pace.schedule if federation.pace is not None else None
+    if schedule is not None:
+        session.waiting = Waiting.of(schedule, federation.report_size, federation.start.numel())
     session.on_round = on_round or session.on_round
     return session
 
@@ -211,14 +232,14 @@ def _check_shared_ledger(federation: Federation) -> None:
     ledger.close()
 
 
-def _execute(session: Session, began: float, on_ready: OnReady | None) -> Result:
-    """Run the rounds on the scenario's engine and write what a run leaves behind, however it ended."""
+def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | None) -> Result:
+    """Run the rounds on the engine's grid and write what a run leaves behind, however it ended."""
     from flwr.app import Context, RecordDict
 
     if on_ready:
         on_ready(session.federation)
     host(session.federation, session.store)
-    grid = InProcessGrid(client_app)
+    session.engine, session.sends_state = session.federation.scenario.engine.kind, not grid.keeps_state
     grid.session = session
     config = {"scenario": session.federation.scenario.name}
     context = Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config)
@@ -243,6 +264,8 @@ def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
 def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
     """Write what a run leaves behind."""
     directory, federation = session.directory, session.federation
+    if session.store is not None:
+        session.store.rewind(session.progress.round)  # a round that was not finished is no part of what is said
     directory.save_model(named_parameters(federation, session.server.params))
     directory.write_json("clients.json", client_statistics(session))
     if (seen := pictures(session)) is not None:

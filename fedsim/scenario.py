@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.algorithms import ALGORITHMS, Algorithm, FedAvg
+from fedsim.asynchronous import ASYNCHRONOUS, Asynchronous
+from fedsim.attacks import ATTACKS, Attack
+from fedsim.communication import Communication
 from fedsim.data import SOURCES, CustomData, DataSource, Digits
+from fedsim.devices.settings import Devices
 from fedsim.models import MODELS, Custom, Mlp, ModelSettings
 from fedsim.population import PARTITIONS, Iid, Natural, Partition
 from fedsim.population.held_out import TEST_DATA, SourceTest, TestData
@@ -28,7 +32,9 @@ if TYPE_CHECKING:
     TaskChoice = Objective
     ModelChoice = ModelSettings
     AlgorithmChoice = Algorithm
+    AttackChoice = Attack
     SamplingChoice = CohortSampling
+    AsynchronousChoice = Asynchronous
     ExampleClippingChoice = Clipping
     ClientClippingChoice = Clipping
     TestDataChoice = TestData
@@ -38,7 +44,9 @@ else:
     TaskChoice = choice("kind", TASKS)
     ModelChoice = choice("name", MODELS, Custom)
     AlgorithmChoice = choice("name", ALGORITHMS)
+    AttackChoice = choice("kind", ATTACKS)
     SamplingChoice = choice("kind", SAMPLINGS)
+    AsynchronousChoice = choice("kind", ASYNCHRONOUS)
     ExampleClippingChoice = choice("kind", EXAMPLE_CLIPPING)
     ClientClippingChoice = choice("kind", CLIENT_CLIPPING)
     TestDataChoice = choice("kind", TEST_DATA)
@@ -186,19 +194,37 @@ class Deployment:
 
 @section
 @dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a Ray actor takes of its machine: cores, on which it trains, and GPUs, of which it may be a fraction."""
+
+    cpu: Annotated[float, Field(ge=0.01, le=1024)] = 1.0
+    gpu: Annotated[float, Field(ge=0, le=64)] = 0.0
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """Where clients live and what trains them, on how many threads (``workers`` left out: one for each core).
 
-    ``memory_gib`` bounds the memory of the clients that train at once, and of what frozen first layers make of the
-    examples, which is kept if it fits.
+    ``ray`` spreads them over so many actors (``workers`` left out: as many as fit), each with ``resources``, on this
+    machine or on the running cluster at ``address`` ("auto" or host:port). ``memory_gib`` bounds the memory of the
+    clients that train at once, and of what frozen first layers make of the examples, which is kept if it fits; each
+    actor has as much.
     """
 
-    kind: Literal["inprocess", "deployment"] = "inprocess"
+    kind: Literal["inprocess", "ray", "deployment"] = "inprocess"
+    address: str | None = None
+    resources: Resources | None = None
     trainer: Literal["auto", "native", "vectorised", "opacus"] = "auto"
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     memory_gib: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     deployment: Deployment | None = None
+
+    @property
+    def actor(self) -> Resources:
+        """What each Ray actor takes."""
+        return self.resources or Resources()
 
 
 @section
@@ -215,6 +241,10 @@ class Scenario:
     model: ModelChoice = Mlp()
     algorithm: AlgorithmChoice = FedAvg()
     cohort: Cohort = Cohort()
+    communication: Communication = Communication()
+    attack: AttackChoice | None = None
+    devices: Devices | None = None
+    asynchronous: AsynchronousChoice | None = None
     privacy: Privacy = field(default_factory=Privacy)
     evaluation: Evaluation = Evaluation()
     engine: EngineSettings = EngineSettings()

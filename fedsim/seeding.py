@@ -26,6 +26,11 @@ class Stream(IntEnum):
     UNSEEN = 22
     FEATURES = 23
     FOLD = 24
+    ATTACK = 25
+    DEVICES = 26
+    COMPRESSION = 27
+    ROOT = 28
+    PERSONAL = 29
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

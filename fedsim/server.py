@@ -15,14 +15,21 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 from torch import Tensor
 
+# Flower's simulation loads the client's side in another thread, and would find a module that is half imported.
+import fedsim.client  # noqa: F401
 from fedsim.aggregation.server_step import ServerStep
+from fedsim.asynchronous.releasing import release_arrived
+from fedsim.asynchronous.waiting import Waiting
 from fedsim.client_store import ClientStore
-from fedsim.collecting import Collected, collect
+from fedsim.collecting import Collected
+from fedsim.combining import Combiner
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.evaluation import evaluate, metric_names
+from fedsim.exchange import exchange
 from fedsim.federation import Federation
-from fedsim.messages import Rows, TrainJob, join_rows, pack_job
 from fedsim.models.transfer import whole_model
+from fedsim.outings import Outing, candidates, charges, go_out
+from fedsim.personal import personal_metrics
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import adapted
@@ -44,11 +51,16 @@ class Session:
     server: ServerStep
     correlation: CorrelatedNoise | None
     clip_norms: dict[Unit, float]
+    combiner: Combiner
     memory: Tensor  # what the algorithm's server keeps beside the model
     store: ClientStore | None = None  # what clients keep from round to round
+    engine: str = "inprocess"  # where clients live, in the report's words
+    sends_state: bool = False  # whether it goes to the nodes and comes back, which keep nothing themselves
+    waiting: Waiting | None = None  # an asynchronous run's reports that have not arrived
     can_pay: NDArray[np.bool_] | None = None  # which clients can pay for one more round; None until somebody asks
     progress: Progress = field(default_factory=Progress)
     metrics: dict[str, float] = field(default_factory=dict)
+    personal: tuple[int, NDArray[np.float64]] | None = None  # the round, and how good the clients' own models were then
     losses: list[float] = field(default_factory=list)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
 
@@ -58,7 +70,9 @@ class Session:
         tensors = {"clip_norms": torch.tensor([self.clip_norms[unit] for unit in units], dtype=torch.float64)}
         if self.correlation is not None:
             tensors["correlation"] = self.correlation.state()
-        return self.server.state() | tensors | {"memory": self.memory}
+        if self.waiting is not None:
+            tensors |= self.waiting.state()
+        return self.server.state() | tensors | self.combiner.state() | {"memory": self.memory}
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Take a checkpoint's state back."""
@@ -68,7 +82,10 @@ class Session:
         self.clip_norms = dict(zip(sorted(self.clip_norms), values, strict=True))
         if self.correlation is not None:
             self.correlation.restore(tensors.pop("correlation"))
+        if self.waiting is not None:
+            self.waiting.restore(tensors)
         self.memory = tensors.pop("memory").to(self.memory.device)
+        self.combiner.restore(tensors)
         self.server.restore(tensors)
         if self.store is not None:
             self.store.rewind(progress.round)
@@ -102,20 +119,25 @@ def run_rounds(session: Session, grid: Grid) -> None:
     federation, server = session.federation, session.server
     while not session.finished:
         started, round_ = time.perf_counter(), session.progress.round + 1
-        cohort = draw_cohort(session, round_)
-        session.ledger.charge(round_, federation.plan.charges(round_, cohort))
-        look_again(session, cohort)
-        jobs = make_jobs(session, grid, round_, cohort)
-        replies = grid.send_and_receive([pack_job(job, node) for node, job in jobs.items()])
-        sums = collect(session, jobs, replies)
-        step(session, release(session, sums, round_), sums)
+        outing = set_out(session, round_)
+        session.ledger.charge(round_, charges(federation.plan, outing))
+        look_again(session, outing.asked)
+        sums = exchange(session, grid, outing)
+        step(session, release(session, sums, round_), outing.uploads(sums.updates.clients))
         if not torch.isfinite(server.params).all():
             raise FedsimError(
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
             )
-        adapt_to_gradients(session, sums, cohort)
+        adapt_to_gradients(session, sums, outing.answering)
         session.progress.invalid_updates += sums.invalid
-        finish_round(session, round_, cohort, sums.dropped, started)
+        finish_round(session, outing, sums.updates.clients, started)
+
+
+def set_out(session: Session, round_: int) -> Outing:
+    """Who is asked in a round, and what becomes of them on the simulated clock."""
+    if session.waiting is not None:
+        return Outing.of_turn(session.waiting.turn(round_))
+    return go_out(session.federation, round_, draw_cohort(session, round_), session.progress.clock)
 
 
 def draw_cohort(session: Session, round_: int) -> Ids:
@@ -130,7 +152,7 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     charged = session.ledger.cohort(round_)
     if charged is not None:
         return charged
-    cohort = plan.sampling.draw(clients, round_, rng)
+    cohort = candidates(federation, round_, session.progress.clock, rng)
     if plan.example is None or plan.example.budget is None:
         return cohort
     able = _able(session, plan.example, cohort)
@@ -174,24 +196,7 @@ def look_again(session: Session, charged: Ids) -> None:
         session.can_pay[_able(session, plan, charged)] = True
 
 
-def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[int, TrainJob]:
-    """The cohort spread over the nodes, one job each; no node gets an empty one."""
-    nodes, scenario = sorted(grid.get_node_ids()), session.federation.scenario
-    params = session.server.params.detach().cpu().numpy().copy()
-    memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
-    sent = memory.cpu().numpy().copy()
-    text = scenario.to_toml()
-    rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
-    homes = getattr(grid, "homes", None)  # an engine whose clients live at nodes of their own says where
-    parts = homes(cohort) if homes else dict(zip(nodes, np.array_split(cohort, max(1, len(nodes))), strict=False))
-    return {
-        node: TrainJob(round_, text, scenario.digest, part, params, rate, dict(session.clip_norms), sent)
-        for node, part in parts.items()
-        if len(part)
-    }
-
-
-def step(session: Session, aggregate: Tensor | None, sums: Collected) -> None:
+def step(session: Session, aggregate: Tensor | None, arrived: int) -> None:
     """Move the model by what the algorithm makes of the aggregated report; without one it stays where it is."""
     if aggregate is None:
         session.progress.skipped_rounds += 1
@@ -199,11 +204,12 @@ def step(session: Session, aggregate: Tensor | None, sums: Collected) -> None:
     federation, server = session.federation, session.server
     clients, plan = len(federation.population), federation.plan
     # Where noise hides who took part, so must what the algorithm makes of their number.
-    took_part = plan.sampling.participation(clients) * clients if plan.client else sums.updates.clients
-    algorithm, params = federation.scenario.algorithm, server.params.detach()
+    took_part = plan.client.expected_weight if plan.client else arrived
+    round_, params = session.progress.round + 1, server.params.detach()
+    algorithm = federation.scenario.algorithm.in_round(round_, federation.scenario.rounds, session.losses)
     update, memory = algorithm.conclude(aggregate.to(params.dtype), params, session.memory, took_part / clients)
     session.memory = memory
-    server.step(update)
+    server.step(algorithm.whole(update, federation.layout))
 
 
 def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
@@ -213,8 +219,10 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
     """
     federation, total = session.federation, sums.updates
     plan = federation.plan.client
+    if session.waiting is not None:
+        return release_arrived(session, session.waiting, session.waiting.turn(round_))
     if federation.stacks:
-        return aggregated(federation, sums.rows)
+        return session.combiner.combine(sums.rows, sums.job)
     if plan is None or not federation.plan.trusts_the_server:
         return total.total / total.weight if total.weight else total.total
     rng = private_generator(federation.plan.randomness, Stream.SERVER_NOISE, federation.scenario.draw_seed, round_)
@@ -228,15 +236,6 @@ def release(session: Session, sums: Collected, round_: int) -> Tensor | None:
     return released.total / plan.expected_weight
 
 
-def aggregated(federation: Federation, parts: list[Rows]) -> Tensor | None:
-    """What the scenario's aggregator makes of every client's report, or None if it needs more of them."""
-    rows, aggregator = join_rows(parts), federation.scenario.algorithm.aggregation
-    if len(rows.clients) < max(1, aggregator.least):
-        return None
-    reports, weights = (torch.from_numpy(array).to(federation.device) for array in (rows.reports, rows.weights))
-    return aggregator.aggregate(reports, weights)
-
-
 def adapt_to_gradients(session: Session, sums: Collected, cohort: Ids) -> None:
     """Move the example-level clip norm by the clients' noised counts; what divides them is public."""
     plan = session.federation.plan.example
@@ -248,37 +247,40 @@ def adapt_to_gradients(session: Session, sums: Collected, cohort: Ids) -> None:
     session.clip_norms["example"] = adapted(clip_norm, settings.learning_rate, settings.quantile, share)
 
 
-def finish_round(session: Session, round_: int, cohort: Ids, dropped: int, started: float) -> None:
+def finish_round(session: Session, outing: Outing, answered: int, started: float) -> None:
     """Evaluate, write the record's line, save the checkpoint, and tell whoever watches."""
-    federation, progress = session.federation, session.progress
+    federation, progress, round_ = session.federation, session.progress, outing.round
     evaluation = federation.scenario.evaluation
     due = round_ % evaluation.every == 0 or round_ == federation.scenario.rounds
     if due:
-        session.metrics = evaluate(federation, session.server.params)
+        session.metrics = evaluate(federation, session.server.params) | personal_metrics(session, round_)
         loss = session.metrics["loss"]
         session.losses += [loss] if not math.isnan(loss) else []
         better = session.metrics["loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1
-    up, down = 4 * federation.report_size, 4 * (federation.start.numel() + federation.sent_memory_size)
+    dropped = len(outing.asked) - outing.surplus - answered
     spent = {plan.unit: session.ledger.spent(plan.unit, plan.deltas) for plan in federation.plan.units}
     seconds = time.perf_counter() - started
     row = {
         "round": round_,
         "seconds": round(seconds, 6),
-        "cohort": len(cohort),
+        **({"simulated_seconds": outing.clock} if outing.clock is not None else {}),
+        "cohort": len(outing.asked),
         "dropped": dropped,
         **{name: session.metrics[name] if due else None for name in metric_names(federation)},
-        "bytes_up": (len(cohort) - dropped) * up,
-        "bytes_down": len(cohort) * down,
+        "bytes_up": outing.uploads(answered) * federation.bytes_up,
+        "bytes_down": outing.downloads * federation.bytes_down,
         "epsilon_example": spent.get("example"),
         "epsilon_client": spent.get("client"),
         **{f"clip_norm_{plan.unit}": session.clip_norms[plan.unit] for plan in federation.plan.units if adaptive(plan)},
     }
     progress.round = round_
     progress.seconds += seconds
+    progress.clock = outing.clock or 0.0
+    progress.drop_outs += dropped
     session.directory.append_round(row, progress)
-    session.directory.append_cohort(cohort, progress)
+    session.directory.append_cohort(outing.asked, progress)
     if session.store is not None:
         session.store.keep(round_)
     session.directory.save_checkpoint(session.state(), progress)

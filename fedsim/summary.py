@@ -8,12 +8,16 @@ import sys
 import time
 from typing import Any
 
+from fedsim.attacking import attack_summary
 from fedsim.evaluation import assess, client_metrics
 from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
 from fedsim.params import bind_vector
+from fedsim.personal import gains, personal_metrics, personal_values
 from fedsim.population.statistics import histogram, label_counts, size_statistics
-from fedsim.privacy.statement import outside, privacy_entries
+from fedsim.privacy.outside import outside
+from fedsim.privacy.statement import privacy_entries
+from fedsim.privacy.statement_devices import drop_out_sentence
 from fedsim.server import Session
 
 
@@ -28,7 +32,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     return {
         "scenario": scenario.name,
         "digest": scenario.digest,
-        "engine": scenario.engine.kind,
+        "engine": session.engine,
         "trainer": federation.trainer_name,
         "trainer_reason": federation.trainer_reason,
         "device": federation.device.type,
@@ -36,8 +40,9 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "rounds_planned": scenario.rounds,
         "status": status,
         "status_reason": reason,
+        "skipped_rounds": session.progress.skipped_rounds,
         "task": federation.task.objective.kind,
-        "metrics": assessment.metrics,
+        "metrics": assessment.metrics | personal_metrics(session, session.progress.round),
         "main_metric": federation.task.objective.main_metric,
         **assessment.tables,
         "test_records": remote.records if remote and remote.tests else len(federation.task.data.test),
@@ -48,13 +53,16 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "transfer": transfer_of(scenario.model),
         "privacy": _privacy(session),
         "outside": outside(federation),
+        "attack": attack_summary(federation),
         "data_notes": list(federation.holdings.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
         "seconds": {
             "total": round(setup + session.progress.seconds + time.perf_counter() - began, 3),
             "setup": round(setup, 3),
             "round_median": round(statistics.median(seconds), 6) if seconds else 0.0,
+            **({"simulated": session.progress.clock} if federation.pace is not None else {}),
         },
+        "communication": federation.channel.summary,
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
     }
@@ -69,6 +77,10 @@ def _privacy(session: Session) -> list[dict[str, Any]]:
         if norms:  # adaptive: the norm that bounds a contribution is not the one the run started with
             norms.append(entry["clip_norm"])
             entry["clip_norm"] = {"min": min(norms), "max": max(norms)}
+        if session.federation.pace is not None and entry["unit"] != "none":
+            asked, lost = sum(row["cohort"] for row in session.directory.rounds()), session.progress.drop_outs
+            entry["drop_outs"] = lost
+            entry["assumptions"].append(drop_out_sentence(session.federation, entry["unit"], asked, lost))
         if entry["unit"] == "example" and left_out:
             entry["flags"].append(
                 f"In {left_out} case(s) a client was drawn whose budget was spent, and left out: later rounds lean "
@@ -94,7 +106,10 @@ def client_statistics(session: Session) -> dict[str, Any]:
     return {
         **size_statistics(federation.population),
         "labels": labels,
-        "metrics_by_client": client_metrics(federation, session.server.params),
+        "metrics_by_client": client_metrics(
+            federation, session.server.params, personal_values(session, session.progress.round)
+        ),
+        "personal": gains(session),
         "epsilon_example": histogram(epsilons) if epsilons is not None else None,
         "participations": histogram(session.directory.participations(len(federation.population))),
     }

@@ -1,4 +1,4 @@
-"""The way of a block's updates from training to the server: clipped, noised if privacy is local, and added up."""
+"""The way of a block's updates from training to the server: noised if privacy is local, compressed, and added up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fedsim.aggregation import WeightedSum
 from fedsim.algorithms import Given
-from fedsim.client_store import ClientStore
+from fedsim.attacking import tamper
+from fedsim.client_store import CarriedRows, ClientStore
+from fedsim.communication import carry
 from fedsim.federation import Federation
 from fedsim.messages import Rows, TrainJob
 from fedsim.population.population import Indices
@@ -23,6 +25,8 @@ from fedsim.training.work import Work
 
 # Updates are noised so many values at a time: noise is drawn in float64 and would be larger than the updates.
 NOISED_VALUES = 1 << 22
+
+Store = ClientStore | CarriedRows
 
 
 @dataclass
@@ -46,21 +50,26 @@ class BlockReply:
         self.updates_unclipped += other.updates_unclipped
 
 
-def train_one_block(federation: Federation, job: TrainJob, work: Work, store: ClientStore | None) -> BlockReply:
+def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Store | None) -> BlockReply:
     """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept."""
     clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
-    trained = _train(federation, job, work, store)
-    reports, weights = trained.updates, client_weights(federation, work.clients)
+    kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
+    trained = _train(federation, job, work, kept)
+    tamper(federation, work, trained.updates)
     reply = BlockReply(WeightedSum(federation.sum_size, federation.device))
-    if federation.plan.client is not None and federation.plan.client.placement == "client":
-        norms = _noise_each(federation, clip_norm, work, trained)
-        if not federation.stacks:
-            federation.trainer.add_clipped(reply.updates.total, reports, np.inf, weights)
-    elif federation.stacks:
+    # What is compressed is noised already where privacy is local, and is clipped afterwards where the server noises.
+    local = federation.plan.client is not None and federation.plan.client.placement == "client"
+    own_norms = _noise_each(federation, clip_norm, work, trained) if local else None
+    _send(federation, work, trained.updates, kept)
+    reports, weights, bound = trained.updates, client_weights(federation, work.clients), np.inf if local else clip_norm
+    if federation.stacks:
         norms = row_norms(reports)
-        reports = scale_rows(reports, clip_factors(norms, clip_norm), torch.ones_like(norms))
+        reports = scale_rows(reports, clip_factors(norms, bound), torch.ones_like(norms))
     else:
-        norms = federation.trainer.add_clipped(reply.updates.total, reports, clip_norm, weights)
+        norms = federation.trainer.add_clipped(reply.updates.total, reports, bound, weights)
+    norms = norms if own_norms is None else own_norms
+    if store is not None:
+        store.write(job.round, work.clients, kept)
     valid = torch.isfinite(norms)
     reply.updates.weight, reply.updates.clients = float(weights.sum()), len(work.clients)
     if federation.stacks:
@@ -70,18 +79,32 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Cl
     return reply
 
 
-def _train(federation: Federation, job: TrainJob, work: Work, store: ClientStore | None) -> Trained:
-    """The block's reports; what its clients keep is read before and written after."""
+def _train(federation: Federation, job: TrainJob, work: Work, kept: NDArray[np.float32]) -> Trained:
+    """The block's reports; the algorithm's part of what its clients keep is replaced."""
     algorithm, device = federation.scenario.algorithm, federation.device
     algorithm = replace(algorithm, local=replace(algorithm.local, learning_rate=job.learning_rate))
-    kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
-    params, memory, state = (torch.from_numpy(array).to(device) for array in (job.params, job.memory, kept))
+    own = kept[:, : algorithm.state_size(federation.layout)]
+    params, memory, state = (torch.from_numpy(array).to(device) for array in (job.params, job.memory, own))
+    if not algorithm.sends_model:
+        params = federation.start
     trained = algorithm.train(
         federation.trainer, Given(params, memory, state, federation.start, federation.layout), work
     )
-    if store is not None and trained.state is not None:
-        store.write(job.round, work.clients, trained.state.cpu().numpy())
+    if trained.state is not None:
+        after = trained.state.cpu().numpy()
+        # A client whose training diverged keeps what it had: NaN would stay with it for ever.
+        finite = np.isfinite(after).all(axis=1)
+        own[finite] = after[finite]
     return trained
+
+
+def _send(federation: Federation, work: Work, reports: Tensor, kept: NDArray[np.float32]) -> None:
+    """Replace reports by what arrives of them, and the channel's part of what clients keep by what was lost."""
+    channel = federation.channel
+    own = kept[:, kept.shape[1] - channel.state_size :]
+    lost = torch.from_numpy(own).to(reports.device)
+    carry(channel, (reports, lost), work.clients, federation.trainer, work.keystream)
+    own[:] = lost.cpu().numpy()
 
 
 def _rows(clients: Indices, weights: Tensor, reports: Tensor) -> Rows:

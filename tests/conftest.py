@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedsim.algorithms import Algorithm, Given, LocalProblem, LocalTraining
+from fedsim.algorithms import ALGORITHMS, Algorithm, Given, LocalProblem, LocalTraining
 from fedsim.client import block_work
 from fedsim.federation import Federation, build_federation
 from fedsim.loading import parse_scenario
@@ -56,6 +56,15 @@ noise_multiplier = 1.2
 delta = 1e-2
 """
 
+# Settings without which an algorithm cannot run.
+NEEDED = {"fedbn": ('model={name="cnn", convolutions=[{channels=4}], hidden=[8], normalisation="group"}',)}
+
+
+def settings_of(algorithm: str) -> list[str]:
+    """Overrides for a small run of an algorithm by name."""
+    own = ["evaluation.test={kind='per_client'}"] if ALGORITHMS[algorithm].personalises else []
+    return [f"algorithm.name={algorithm}", *own, *NEEDED.get(algorithm, ())]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -91,7 +100,7 @@ def _no_global_randomness() -> Iterator[None]:
 def job_of(federation: Federation, clients: Iterable[int] | None = None, round_: int = 2) -> TrainJob:
     """A round's job for some clients (all of them by default), from the start's parameters."""
     ids = np.arange(len(federation.population)) if clients is None else np.array(list(clients), np.int64)
-    start, norms = federation.start.numpy(), federation.plan.clip_norms()
+    start, norms = federation.start.numpy()[: federation.sent_model_size], federation.plan.clip_norms()
     rate = federation.scenario.algorithm.local.learning_rate
     return TrainJob(round_, "", federation.scenario.digest, ids, start, rate, norms)
 
@@ -121,9 +130,10 @@ def trainer_of(federation: Federation, trainer: str) -> Trainer:
 
 
 def local_problem(algorithm: Algorithm, start: Tensor) -> tuple[LocalTraining, LocalProblem]:
-    """How the algorithm's clients train from ``start``, and what they minimise."""
-    nothing, layout = torch.zeros(0), Layout(("all",), ((len(start),),))
-    return algorithm.local, algorithm.problem(Given(start, nothing, nothing, start, layout))
+    """How the algorithm's clients train from ``start`` in their first round, and what they minimise."""
+    layout = Layout(("all",), ((len(start),),))
+    nothing = [torch.zeros(size(layout)) for size in (algorithm.memory_size, algorithm.state_size)]
+    return algorithm.local, algorithm.problem(Given(start, *nothing, start, layout))
 
 
 def batches_of(work: Work, client: int) -> list[np.ndarray]:

@@ -64,6 +64,9 @@ learning_rate = 0.7
 options = { momentum = 0.9 }
 [cohort]
 sampling = { kind = "poisson", rate = 0.5 }
+[communication]
+compression = { kind = "top_k", share = 0.1 }
+error_feedback = true
 [privacy.example]
 clip_norm = 1.0
 target_epsilon = 4.0
@@ -706,6 +709,29 @@ def test_impossible_optimizer_options_are_refused(side, optimizer, options, expe
     assert expected in line
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "options", "expected"),
+    [
+        ("fedadam", "{eps=1e-3}", 'eps: optimizer "fedadam" has no such option'),
+        ("fedadam", "{tau=0.0}", "Invalid tau or eps value"),
+        ("fedyogi", "{betas=[0.9, 1.0]}", "Invalid beta parameter at index 1"),
+        ("fedadagrad", "{betas=[0.9, 0.99]}", 'betas: optimizer "fedadagrad" has no such option'),
+        ("fedavgm", "{momentum=-1}", "Invalid momentum value: -1"),
+        ("yogi", "{initial=-1.0}", "Invalid initial value"),
+    ],
+)
+def test_impossible_options_of_server_optimizers_are_refused(optimizer, options, expected):
+    line = only_problem("", "algorithm.name=fedavg", f'algorithm.server={{optimizer="{optimizer}", options={options}}}')
+    assert line.startswith("algorithm.server.options")
+    assert expected in line
+
+
+def test_server_optimizers_are_refused_in_clients():
+    assert 'algorithm.local.optimizer = "fedadam": unknown optimizer' in only_problem(
+        "", "algorithm.name=fedavg", "algorithm.local.optimizer=fedadam"
+    )
+
+
 @pytest.mark.parametrize("name", ELEMENTWISE)
 def test_every_local_optimizer_is_accepted_and_treats_values_on_their_own(name):
     import torch
@@ -775,7 +801,7 @@ def test_a_missing_kind_does_not_hide_what_is_wrong_whatever_it_is():
         "data.features[0].kind is missing: must be one of numeric, categorical",
         "data.features[1].kind is missing: must be one of numeric, categorical",
         "data.features[2].name is missing",
-        "algorithm.name is missing: must be one of fedavg, fedprox",
+        f"algorithm.name is missing: must be one of {', '.join(ALGORITHMS)}",
         'data.features[0].type = "number": unknown key',
         'algorithm.local.epochs = "2": input should be a valid integer',
         'algorithm.local.optimizer = "sdg": unknown optimizer',

@@ -29,7 +29,10 @@ class Bulyan(Aggregator):
         return 4 * self.attackers + 3
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """Of ``n - 2 f`` updates picked, the mean of the ``n - 4 f`` values nearest to the median of each column."""
         picked = updates[self._picks(squared_distances(updates))]

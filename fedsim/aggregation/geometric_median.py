@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
-from fedsim.aggregation.krum import squared_distances
+from fedsim.aggregation.krum import shortening, squared_distances
+from fedsim.aggregation.lengths import lengths
 from fedsim.settings import Count, Positive, section
 
 
@@ -23,10 +24,14 @@ class GeometricMedian(Aggregator):
     smoothing: Positive = 1e-6
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """Weighted means, each weighing an update by the inverse of its distance from the mean before.
 
+        Updates that are longer than all others by far are shortened: as for a median, their direction alone counts.
         A mean's distance from an update follows from the updates' distances alone: they are looked at twice, in all.
         """
         between = squared_distances(updates)
@@ -37,4 +42,4 @@ class GeometricMedian(Aggregator):
             distances = (to_others - shares @ to_others / 2).clamp(min=self.smoothing**2).sqrt()
             pulls = weights / distances
             shares = pulls / pulls.sum()
-        return shares.to(updates.dtype) @ updates
+        return (shares * shortening(lengths(updates))).to(updates.dtype) @ updates

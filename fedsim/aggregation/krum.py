@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
+from fedsim.aggregation.lengths import CHUNK_VALUES, lengths
 from fedsim.settings import Count, section
 
-# Distances are computed from so many values of each update at a time.
-CHUNK_VALUES = 1 << 14
 TIE = 1e-6
+# So many times the middling length is far enough.
+FAR = 1e4
 Attackers = Annotated[int, Field(ge=0)]
 
 
@@ -33,7 +34,10 @@ class Krum(Aggregator):
         return 2 * self.attackers + 3
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """The update of the least score."""
         return updates[least(krum_scores(squared_distances(updates), self.attackers))].clone()
@@ -54,7 +58,10 @@ class MultiKrum(Aggregator):
         return max(2 * self.attackers + 3, self.kept or 1)
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """The weighted mean of the updates of the least scores."""
         scores = krum_scores(squared_distances(updates), self.attackers)
@@ -69,15 +76,24 @@ def squared_distances(updates: Float[Tensor, "clients params"]) -> Float[Tensor,
     """Squared distances between updates, by matrix products.
 
     Of the updates less the one of middling length: what they have in common would cancel, and take the digits of a
-    difference along; a hostile one cannot choose itself by its length.
+    difference along; a hostile one cannot choose itself by its length. Updates are shortened by ``shortening``.
     """
-    middle = torch.linalg.vector_norm(updates, dim=1).argsort()[len(updates) // 2]
+    norms = lengths(updates)
+    middle, factors = norms.argsort()[len(updates) // 2], shortening(norms).to(updates.dtype)
+    even = bool((factors == 1).all())
     products = torch.zeros(len(updates), len(updates), dtype=torch.float64, device=updates.device)
     for part in updates.split(CHUNK_VALUES, dim=1):
-        moved = part - part[middle]
+        fitted = part if even else part * factors[:, None]
+        moved = fitted - fitted[middle]
         products += moved @ moved.t()
     squares = products.diagonal()
     return (squares[:, None] + squares - 2 * products).clamp_(min=0).fill_diagonal_(0)
+
+
+def shortening(norms: Float[Tensor, " clients"]) -> Float[Tensor, " clients"]:
+    """Factors that make no update longer than ``FAR`` times the middling one: a longer one only costs digits."""
+    longest = FAR * norms.median()
+    return torch.where((norms > longest) & (longest > 0), longest / norms, 1.0)
 
 
 def krum_scores(distances: Float[Tensor, "clients clients"], attackers: int) -> Float[Tensor, " clients"]:

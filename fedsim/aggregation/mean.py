@@ -21,7 +21,10 @@ class Mean(Aggregator):
     needs_every_update: ClassVar[bool] = False
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """Their weighted mean."""
         return (weights / weights.sum()).to(updates.dtype) @ updates

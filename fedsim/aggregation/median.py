@@ -22,7 +22,10 @@ class Median(Aggregator):
     kind: Literal["median"] = "median"
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """The middle value of each column, or the mean of the two in the middle."""
         result = torch.empty_like(updates[0])

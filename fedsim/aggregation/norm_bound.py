@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fedsim.aggregation.aggregator import Aggregator
-from fedsim.privacy.clipping import clip_factors, row_norms
+from fedsim.aggregation.lengths import lengths
+from fedsim.privacy.clipping import clip_factors
 from fedsim.settings import Positive, section
 
 
@@ -23,8 +24,11 @@ class NormBound(Aggregator):
     bound: Positive = 1.0
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """Their weighted mean."""
-        factors = clip_factors(row_norms(updates), self.bound)
+        factors = clip_factors(lengths(updates), self.bound)
         return (weights * factors / weights.sum()).to(updates.dtype) @ updates

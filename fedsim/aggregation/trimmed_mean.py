@@ -24,7 +24,10 @@ class TrimmedMean(Aggregator):
     share: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
 
     def aggregate(
-        self, updates: Float[Tensor, "clients params"], weights: Float[Tensor, " clients"]
+        self,
+        updates: Float[Tensor, "clients params"],
+        weights: Float[Tensor, " clients"],
+        reference: Float[Tensor, " params"] | None = None,
     ) -> Float[Tensor, " params"]:
         """The mean of each column without ``share`` of its values, rounded down, at each end."""
         result = torch.empty_like(updates[0])

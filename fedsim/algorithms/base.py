@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.mean import Mean
 from fedsim.aggregation.table import AGGREGATORS
 from fedsim.algorithms.problem import LocalProblem
+from fedsim.optimizers import server_learning_rate
 from fedsim.params import Layout
 from fedsim.schedules import SCHEDULES, Constant, Schedule
 from fedsim.settings import Count, NonNegative, Positive, choice, section
@@ -74,11 +75,19 @@ class LocalTraining:
 @section
 @dataclass(frozen=True, kw_only=True)
 class ServerOptimizer:
-    """Any ``torch.optim`` optimizer by name, stepping on the pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295)."""
+    """An optimizer by name, stepping on the pseudo-gradient (Reddi et al. 2021, arXiv 2003.00295).
+
+    Any of ``torch.optim``, or fedavgm, fedadagrad, fedadam, fedyogi, yogi. ``learning_rate`` left out is 1 for sgd,
+    else the optimizer's own default.
+    """
 
     optimizer: str = "sgd"
-    learning_rate: Positive = 1.0
+    learning_rate: Positive | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", server_learning_rate(self.optimizer))
 
 
 @dataclass(frozen=True)
@@ -104,20 +113,73 @@ class Algorithm:
 
     A client's report is its update with what else the algorithm sends behind it, one vector that is clipped and noised
     as a whole. Its state stays with the client; the server's memory is as public as the model.
+
+    ``strategy`` is a Flower ``Strategy`` by import path, built with ``strategy_options``: it is shown every client's
+    model, and what it makes of them becomes the model.
     """
 
+    name: str
     local: LocalTraining = LocalTraining()
     server: ServerOptimizer = ServerOptimizer()
     aggregation: AggregationChoice = Mean()
+    strategy: str | None = None
+    strategy_options: dict[str, Any] = field(default_factory=dict)
     weighting: Literal["auto", "examples", "uniform"] = "auto"
     weight_cap: Annotated[int, Field(ge=1)] | None = None
 
     # Whether ``problem`` has a transform, which the fastest trainers do not know.
     transforms: ClassVar[bool] = False
+    # Whether clients get the model at all.
+    sends_model: ClassVar[bool] = True
     # Whether clients get the server's memory beside the model.
     sends_memory: ClassVar[bool] = False
     # What "auto" weights clients by where their sizes are not protected.
     natural_weighting: ClassVar[Literal["examples", "uniform"]] = "examples"
+    # Whether clients take one step a round, whatever ``local`` says of epochs.
+    one_step: ClassVar[bool] = False
+    # Why it cannot be had with [privacy.example] or [privacy.client], if it cannot.
+    refuses_example_level: ClassVar[str | None] = None
+    refuses_client_level: ClassVar[str | None] = None
+    # Whether clients have models of their own beside the global one.
+    personalises: ClassVar[bool] = False
+    # Whether what clients report depends on what they keep.
+    reports_follow_state: ClassVar[bool] = True
+    # In the words of the privacy statement: what clients report beside their update, what the server's memory is that
+    # they get beside the model, and what each client keeps.
+    also_reports: ClassVar[str | None] = None
+    also_sends: ClassVar[str | None] = None
+    keeps: ClassVar[str | None] = None
+
+    @property
+    def path_length(self) -> float:
+        """How far a round's local steps lead where every gradient is 1: roughly so, and for all clients the same.
+
+        What is reported as a gradient is multiplied by this, so that it is about as long as the update with which it is
+        clipped. It must be public, so it does not follow the number of a client's records.
+        """
+        return (self.local.steps or self.local.epochs) * self.local.learning_rate
+
+    def in_round(self, round_: int, rounds: int, losses: Sequence[float]) -> Self:
+        """The same with the learning rate of a round, counted from 1, after evaluations with these ``losses``."""
+        rate = self.local.learning_rate_at(round_, rounds, losses)
+        return replace(self, local=replace(self.local, learning_rate=rate))
+
+    def objections(self, client_level: bool) -> Iterator[str]:
+        """What the algorithm's settings cannot be, a line each, also with regard to [privacy.client]."""
+        return iter(())
+
+    def check(self, layout: Layout) -> None:
+        """Raises ``BadInput`` if the algorithm is not for this model."""
+
+    @property
+    def stacks(self) -> bool:
+        """Whether the server needs every client's report by itself, and not only their sum."""
+        return self.strategy is not None or self.aggregation.needs_every_update
+
+    @property
+    def has_state(self) -> bool:
+        """Whether clients remember something from round to round."""
+        return type(self).state_size is not Algorithm.state_size
 
     def report_size(self, layout: Layout) -> int:
         """How many values a client reports: the update's, and behind them the algorithm's own."""
@@ -151,3 +213,11 @@ class Algorithm:
         ``share`` of all clients took part: of those that answered, or as expected where who did is protected.
         """
         return aggregate, memory
+
+    def whole(self, update: Float[Tensor, " shared"], layout: Layout) -> Float[Tensor, " params"]:
+        """The update of all parameters: those that clients keep to themselves do not change in the global model."""
+        return update
+
+    def personal_models(self, trainer: Trainer, given: Given, work: Work) -> Float[Tensor, "clients params"]:
+        """The model that each client would use itself; the global one, unless the algorithm personalises."""
+        return given.params.expand(len(work.clients), -1)

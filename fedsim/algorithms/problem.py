@@ -33,7 +33,7 @@ class LocalProblem:
         """Where the pull leads ``[params]`` (or each client's own start)."""
         return self.start if self.anchor is None else self.anchor
 
-    def rows(self, part: slice) -> LocalProblem:
+    def rows(self, part: slice | Tensor) -> LocalProblem:
         """The problem of some of the clients."""
         linear = self.linear if self.linear is None or self.linear.dim() == 1 else self.linear[part]
         return replace(self, start=self.start if self.start.dim() == 1 else self.start[part], linear=linear)

@@ -22,7 +22,7 @@ def scenario_refusals(policy: Policy, scenario: Scenario) -> Iterator[str]:
         yield "its client-level noise is added by the server, which would see updates without it (policy.trust_server)"
     if privacy.client is not None and privacy.client.projected is not None:
         yield "its noise is projected, scaled down to that of a larger deployment"
-    for name in ("attack", "devices"):
+    for name in ("attack", "devices", "asynchronous"):
         if getattr(scenario, name, None) is not None:
             yield f"it has [{name}], which is for simulations"
 

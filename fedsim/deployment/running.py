@@ -21,7 +21,7 @@ from fedsim.deployment.site_log import SiteLog
 from fedsim.engines.deployment import DeploymentGrid
 from fedsim.errors import BadInput
 from fedsim.record import RunDirectory
-from fedsim.running import Result, _finish, _open, _rounds, default_directory, restore
+from fedsim.running import Result, _finish, _go_back, _open, _rounds, default_directory
 from fedsim.scenario import Deployment, Scenario
 from fedsim.server import Session, run_rounds
 
@@ -54,7 +54,7 @@ def resume_deployed(directory: RunDirectory, scenario: Scenario, watchers: Watch
     with _connected(scenario) as (grid, log, _):
         federation = server_federation(scenario, members, _evaluation(grid, scenario, members, log))
         session = _open(federation, directory, watchers[0])
-        restore(session)
+        _go_back(session)
         return _execute(session, grid, log, began, watchers)
 
 
@@ -62,6 +62,7 @@ def _execute(session: Session, grid: DeploymentGrid, log: SiteLog, began: float,
     if watchers[1]:
         watchers[1](session.federation)
     log.attach(session.directory.path)
+    session.engine = "deployment"
     grid.session, grid.run_name = session, session.directory.run_id
     setup = time.perf_counter() - began
     status, reason = _rounds(session, lambda: run_rounds(session, grid))

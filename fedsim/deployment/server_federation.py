@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.checks import check_clients
+from fedsim.checks_aggregation import check_reports
 from fedsim.data import Dataset, Examples
 from fedsim.deployment.evaluation import SiteEvaluation
 from fedsim.deployment.roster import Member
@@ -18,7 +19,7 @@ from fedsim.errors import BadInput
 from fedsim.federation import Federation, pick_device
 from fedsim.holdings import Holdings
 from fedsim.models import build_model
-from fedsim.params import vector_of
+from fedsim.params import Layout, vector_of
 from fedsim.population import Population
 from fedsim.privacy.gate import check_model
 from fedsim.privacy.planning import make_plan
@@ -43,9 +44,11 @@ def server_federation(scenario: Scenario, members: list[Member], sites: SiteEval
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
+    check_reports(scenario.algorithm, Layout.of(module))
+    scenario.algorithm.check(Layout.of(module))
     plan = make_plan(scenario, sizes)
     trainers = sorted({member.announcement.trainer for member in members})
-    parts = (scenario, task, None, holdings, population, plan, module, vector_of(module))
+    parts = (scenario, task, None, None, holdings, population, plan, module, vector_of(module))
     reason = f"every site picks its own: {', '.join(trainers)}"
     return Federation(*parts, VectorisedTrainer(module, task), "sites", reason, workers(scenario))
 

@@ -184,6 +184,8 @@ def _federation(scenario: Scenario, site: Site, order: wire.Order) -> Federation
 
 def _check_job(federation: Federation, job: TrainJob) -> None:
     """Raise ``Refused`` for a job that is not the scenario's; clip norms are fixed unless it lets them adapt."""
+    if job.state.size:
+        raise Refused("the job brings what clients keep, which this site keeps itself")
     if not np.isfinite(job.params).all() or not np.isfinite(job.memory).all():
         raise Refused("the model is NaN or infinite")
     for plan in federation.plan.units:

@@ -12,7 +12,7 @@ from fedsim.deployment.site_settings import SiteSettings
 from fedsim.federation import Federation, pick_device
 from fedsim.holdings import Holdings
 from fedsim.models import build_model
-from fedsim.params import vector_of
+from fedsim.params import Layout, vector_of
 from fedsim.population import Population
 from fedsim.privacy.gate import check_model
 from fedsim.privacy.plan import PrivacyPlan
@@ -49,6 +49,7 @@ def _assemble(scenario: Scenario, data: Dataset, population: Population, plan: P
     task = Task.of(scenario.task or TASKS_OF[data.kind], data, device)
     module = build_model(scenario.model, task.signature, scenario.seed).to(device)
     check_model(module, scenario.privacy.example is not None)
+    scenario.algorithm.check(Layout.of(module))
     start = vector_of(module)
     rest, cached = without_prefix(module, task, scenario.engine.memory_gib * 2**30)
     name, trainer, reason = pick_trainer(scenario, rest, cached, 1)
@@ -56,5 +57,5 @@ def _assemble(scenario: Scenario, data: Dataset, population: Population, plan: P
         draws = generator(scenario.seed, Stream.REPLAY)
         neighbour_replay(trainer, start, scenario.privacy.example.clip_norm, draws)
     holdings = Holdings(data, population, population)
-    parts = (scenario, task, None, holdings, population, plan, module, start, trainer)
+    parts = (scenario, task, None, None, holdings, population, plan, module, start, trainer)
     return Federation(*parts, name, reason, workers(scenario))

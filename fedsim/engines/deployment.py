@@ -40,11 +40,11 @@ class DeploymentGrid(Grid):
         self._link, self._log = link, log
         self._inspector: Inspector | None = None
 
-    def homes(self, clients: Ids) -> dict[int, Ids]:
-        """The clients by the node that they live at: one each."""
+    def homes(self, clients: Ids) -> list[tuple[int, Ids]]:
+        """The nodes that the clients live at, each with its one client."""
         there = self.nodes()
         members = [(client, self.members[int(client)]) for client in clients]
-        return {there.get(member.key.encode(), member.node): np.array([client]) for client, member in members}
+        return [(there.get(member.key.encode(), member.node), np.array([client])) for client, member in members]
 
     def order(self, client: int, round_: int) -> Order:
         """What a site is told beside a message."""

@@ -7,35 +7,23 @@ from collections.abc import Iterable
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
-from flwr.supercore.run import Run
+
+from fedsim.engines.grid import EngineGrid
 
 NODE = 1
 CLIENT_ERROR = 1
 
 
-class InProcessGrid(Grid):
+class InProcessGrid(EngineGrid):
     """Delivers messages to a ClientApp in this process; an exception in it becomes a Flower error reply."""
+
+    keeps_state = True
 
     def __init__(self, client_app: ClientApp) -> None:
         self._app = client_app
         self._context = Context(run_id=1, node_id=NODE, node_config={}, state=RecordDict(), run_config={"scenario": ""})
         self._replies: dict[str, Message] = {}
         self._sent = 0
-
-    def set_run(self, run: Run) -> None:
-        """There is one run, in this process; nothing is set."""
-
-    @property
-    def run(self) -> Run:
-        """Flower's description of a run, which this engine does not have."""
-        raise RuntimeError("the in-process engine has no Flower run")
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """A message for a node."""
-        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """The one node."""

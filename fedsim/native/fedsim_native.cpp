@@ -9,7 +9,7 @@ struct Settings {  // of one block of clients
   const int64_t *records, *starts, *lengths;  // the work: see training/work.py; [clients, steps]
   const int64_t* clients; int64_t count, steps;
   const float* start; float* updates; int64_t size;  // [params], [clients, params], params
-  const float *anchor, *linear;           // [params]: see algorithms/problem.py; linear may be null
+  const float *anchor, *linear;           // [params]: see algorithms/problem.py; null: each start, and no linear term
   int64_t start_row, linear_row;          // from one client's start or linear term to the next; 0: one for all
   uint32_t key[8], round, noise_stream, dropout_stream, secure;
   const double* deviations;            // [clients]; null without privacy
@@ -41,13 +41,14 @@ struct Worker {
 
   void begin_block(const Settings& s) {
     if (!s.start_row) load_vector(s.start, begin);
-    if (s.pull) load_vector(s.anchor, centre);
+    if (s.pull && s.anchor) load_vector(s.anchor, centre);
     if (s.linear && !s.linear_row) load_vector(s.linear, linear);
   }
 
   void train(const Settings& s, int64_t row) {
     const float* start = s.start + row * s.start_row;
     if (s.start_row) load_vector(start, begin);
+    if (s.pull && !s.anchor) load_vector(start, centre);
     if (s.linear_row) load_vector(s.linear + row * s.linear_row, linear);
     memcpy(weights.data, begin.data, 4 * net.size);
     for (int64_t step = 0; step < s.steps; step++) {

@@ -35,6 +35,11 @@ class Population:
         """Record numbers of one client."""
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
 
+    def dealt(self, clients: Indices, nodes: int) -> list[Indices]:
+        """Clients for each of so many nodes, dealt out by size, so that all nodes have about as much to do."""
+        by_size = clients[np.argsort(-self.sizes[clients], kind="stable")]
+        return [np.sort(by_size[node::nodes]) for node in range(nodes)]
+
     def of_clients(self, chosen: NDArray[np.bool_]) -> Population:
         """Some of the clients ``[clients]``, in their order."""
         indices = self.indices[np.repeat(chosen, self.sizes)]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -43,6 +43,10 @@ class Keystream:
         if randomness == "secure":
             return cls(os.urandom(32), round_, secure=True)
         return cls(hashlib.sha256(f"fedsim {seed}".encode()).digest(), round_)
+
+    def apart(self, purpose: Stream) -> Keystream:
+        """Words for another pass over the same clients in the same round: they have nothing to do with these."""
+        return replace(self, key=hashlib.sha256(self.key + int(purpose).to_bytes(1, "little")).digest())
 
     @property
     def rounds(self) -> int:

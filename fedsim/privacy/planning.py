@@ -18,6 +18,7 @@ from fedsim.privacy.plan import ClientPlan, ExamplePlan, Floats, PrivacyPlan
 from fedsim.privacy.sampling import All
 
 if TYPE_CHECKING:
+    from fedsim.asynchronous.schedule import Schedule
     from fedsim.scenario import ClientPrivacy, ExamplePrivacy, Scenario
 
 # A target epsilon is calibrated for as many rounds as a client takes part in with this probability; the ledger keeps
@@ -26,13 +27,16 @@ PARTICIPATION_QUANTILE = 0.999
 COUNT_NOISE_SHARE = 1 / 20  # of the expected count; Andrew et al. 2021, section 3
 
 
-def make_plan(scenario: Scenario, sizes: NDArray[np.int64]) -> PrivacyPlan:
-    """The plan for a population whose clients hold ``sizes`` records; raises ``BadInput`` for impossible settings."""
+def make_plan(scenario: Scenario, sizes: NDArray[np.int64], schedule: Schedule | None = None) -> PrivacyPlan:
+    """The plan for a population whose clients hold ``sizes`` records, in an asynchronous run with its ``schedule``.
+
+    Raises ``BadInput`` for impossible settings.
+    """
     example, client = scenario.privacy.example, scenario.privacy.client
     return PrivacyPlan(
         sampling=scenario.cohort.sampling,
-        example=_example_plan(scenario, example, sizes) if example else None,
-        client=_client_plan(scenario, client, len(sizes)) if client else None,
+        example=_example_plan(scenario, example, sizes, schedule) if example else None,
+        client=_client_plan(scenario, client, len(sizes), schedule) if client else None,
         randomness=scenario.privacy.randomness,
     )
 
@@ -40,15 +44,17 @@ def make_plan(scenario: Scenario, sizes: NDArray[np.int64]) -> PrivacyPlan:
 def local_steps(scenario: Scenario, rates: Floats) -> NDArray[np.int64]:
     """Local steps a round for clients that draw a record with these rates a step: one pass takes 1 / rate steps."""
     local = scenario.algorithm.local
-    if local.steps is not None:
-        return np.full(len(rates), local.steps, np.int64)
+    if local.steps is not None or scenario.algorithm.one_step:
+        return np.full(len(rates), local.steps or 1, np.int64)
     return local.epochs * np.maximum(1, np.rint(1 / rates)).astype(np.int64)
 
 
-def participations(scenario: Scenario, clients: int) -> int:
-    """Rounds to calibrate the noise of one client's own releases for."""
+def participations(scenario: Scenario, clients: int, schedule: Schedule | None = None) -> int:
+    """Rounds to calibrate the noise of one client's own releases for; known exactly where there is a schedule."""
     from scipy.stats import binom
 
+    if schedule is not None:
+        return max(1, schedule.most_starts)
     sampling = scenario.cohort.sampling
     if isinstance(sampling, All):
         return scenario.rounds
@@ -56,13 +62,19 @@ def participations(scenario: Scenario, clients: int) -> int:
     return min(max(1, int(quantile)), sampling.times(scenario.rounds))
 
 
-def _example_plan(scenario: Scenario, settings: ExamplePrivacy, sizes: NDArray[np.int64]) -> ExamplePlan:
-    batch_size = scenario.algorithm.local.batch_size
-    rates = np.minimum(1.0, batch_size / sizes)
+def example_rates(scenario: Scenario, settings: ExamplePrivacy, sizes: NDArray[np.int64]) -> Floats:
+    """The probability of a record to be in a step, at clients of these sizes ``[clients]``."""
     if settings.sampling_rate is not None:
-        rates = np.full(len(sizes), settings.sampling_rate)
+        return np.full(len(sizes), settings.sampling_rate)
+    return np.minimum(1.0, scenario.algorithm.local.batch_size / sizes)
+
+
+def _example_plan(
+    scenario: Scenario, settings: ExamplePrivacy, sizes: NDArray[np.int64], schedule: Schedule | None
+) -> ExamplePlan:
+    batch_size, rates = scenario.algorithm.local.batch_size, example_rates(scenario, settings, sizes)
     deltas = _example_deltas(settings, sizes)
-    steps, times = local_steps(scenario, rates), participations(scenario, len(sizes))
+    steps, times = local_steps(scenario, rates), participations(scenario, len(sizes), schedule)
     noise = _example_noise(settings, rates, steps * times, deltas)
     return ExamplePlan(
         clip_norm=settings.clip_norm,
@@ -130,13 +142,15 @@ def _count_noise(path: str, clipping: Clipping, noise_multiplier: float, expecte
     return chosen
 
 
-def _client_plan(scenario: Scenario, settings: ClientPrivacy, clients: int) -> ClientPlan:
-    event_with, times = _client_event(scenario, settings, clients)
+def _client_plan(scenario: Scenario, settings: ClientPrivacy, clients: int, schedule: Schedule | None) -> ClientPlan:
+    event_with, times = _client_event(scenario, settings, clients, schedule)
     noise = settings.noise_multiplier
     if noise is None:
         assert settings.target_epsilon is not None
         noise = noise_for(event_with(1.0), times, settings.target_epsilon, settings.delta)
     expected = scenario.cohort.sampling.participation(clients) * clients
+    if schedule is not None:
+        expected = float(schedule.method.buffer_size)
     return ClientPlan(
         clip_norm=settings.clip_norm,
         event=event_with(noise),
@@ -148,6 +162,7 @@ def _client_plan(scenario: Scenario, settings: ClientPrivacy, clients: int) -> C
         bands=settings.bands if settings.mechanism == "banded" else None,
         tree=settings.mechanism == "tree",
         projected=expected / settings.projected.cohort if settings.projected else 1.0,
+        most_charges=times if schedule is not None else None,
         budget=settings.budget or settings.target_epsilon,
     )
 
@@ -159,12 +174,17 @@ def correlation(plan: ClientPlan, rounds: int) -> CorrelatedNoise | None:
     return StreamingNoise(banded_coefficients(rounds, plan.bands)) if plan.bands else None
 
 
-def _client_event(scenario: Scenario, settings: ClientPrivacy, clients: int) -> tuple[Callable[[float], Event], int]:
+def _client_event(
+    scenario: Scenario, settings: ClientPrivacy, clients: int, schedule: Schedule | None
+) -> tuple[Callable[[float], Event], int]:
     """The event of a round as a function of its noise, and how often a client can be charged for it."""
     sampling = scenario.cohort.sampling
     if settings.projected is not None:
         rate = settings.projected.cohort / settings.projected.population
         return lambda noise: Event(noise, rate, "poisson"), scenario.rounds
     if settings.placement == "client":
-        return lambda noise: Event(noise, 1.0, "none", "replace-one"), participations(scenario, clients)
+        return lambda noise: Event(noise, 1.0, "none", "replace-one"), participations(scenario, clients, schedule)
+    if schedule is not None:
+        # Who takes part in which step is the same when a client's data becomes nothing, and known: no amplification.
+        return lambda noise: Event(noise, 1.0, "none", "zero-out"), max(1, schedule.most_arrivals)
     return lambda noise: sampling.event(noise, settings.relation, clients), sampling.times(scenario.rounds)

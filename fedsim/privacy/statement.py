@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedsim.communication.statement import communication_assumptions
 from fedsim.federation import Federation
-from fedsim.holdings import of_training_owners
-from fedsim.models import ModelOptions
 from fedsim.population import Natural
-from fedsim.population.statistics import SHOWN_CLIENTS
 from fedsim.privacy.accounting import cross_check
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.events import Composition
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import ClientPlan, ExamplePlan
 from fedsim.privacy.sampling import Cyclic
+from fedsim.privacy.statement_algorithm import beside_updates
+from fedsim.privacy.statement_devices import device_assumptions
 
 CONVERSION = (
     "privacy loss distributions, discretised pessimistically (connect the dots), composed by FFT and converted to "
@@ -107,9 +107,8 @@ def _spread(compositions: list[Composition]) -> dict[str, Any]:
 
 
 def _range(values: list[Any]) -> Any:
-    if not values:
-        return 0
-    return values[0] if min(values) == max(values) else {"min": min(values), "max": max(values)}
+    low, high = min(values, default=0), max(values, default=0)
+    return low if low == high else {"min": low, "max": high}
 
 
 def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
@@ -133,11 +132,14 @@ def _example(federation: Federation, plan: ExamplePlan) -> dict[str, Any]:
         assumptions.append("Updates are weighted by the number of records, which is treated as public.")
     if settings.delta_times_n is not None:
         assumptions.append("Each client has its own delta, delta_times_n / n_i; the largest is shown.")
+    assumptions += communication_assumptions(federation.scenario.communication, "example")
+    assumptions += device_assumptions(federation, plan)
     if isinstance(plan.clipping, AdaptiveClip):
         assumptions.append(
             "The clip norm follows noised counts of the clients' gradients, which the same epsilon covers."
         )
     assumptions.append("No amplification by sampling clients is claimed: the server knows who takes part.")
+    assumptions += beside_updates(federation, plan)
     sizes = federation.population.sizes
     return {
         "relation": "add-remove",
@@ -165,6 +167,9 @@ def _client(federation: Federation, plan: ClientPlan) -> dict[str, Any]:
             ONE_OWNER.format(unit="user", held="is one client"),
             *_chosen_owners(federation),
             *_client_assumptions(federation, plan),
+            *communication_assumptions(federation.scenario.communication, plan.placement),
+            *beside_updates(federation, plan),
+            *device_assumptions(federation, plan),
         ],
         "projected": settings.projected is not None,
     }
@@ -224,67 +229,3 @@ def _flags(federation: Federation, plan: ExamplePlan | ClientPlan, epsilon: floa
             "and compose with it; the statement of the whole cross-validation adds them up."
         )
     return flags
-
-
-def outside(federation: Federation) -> list[str]:
-    """What was released that no guarantee covers, a sentence each."""
-    lines = [
-        *_metrics(federation),
-        "The choice of settings (learning rate, clip norm and so on) is not covered: if it was tuned on this data, "
-        "that spent privacy too.",
-    ]
-    if federation.shows_records:
-        lines.append("The report shows some of these test records themselves, beside what the model makes of them.")
-    if federation.plan.client is None and federation.plan.example is None and federation.weighting == "examples":
-        lines.append("The number of records of each client, used as its weight.")
-    if federation.task.data.notes:
-        lines.append("What loading counted in the data (the notes on the data) is for the experimenter only.")
-    model = federation.scenario.model
-    if isinstance(model, ModelOptions) and model.initial is not None:
-        lines.append(
-            f"Training starts from the weights in {model.initial} (SHA-256 {model.initial_sha256}), which count as "
-            "public: what they were trained on is not covered, so it must not hold records that this run protects."
-        )
-    if federation.holdings.remote is not None:
-        lines.append("The server knows each site's number of records, who took part in each round, and when.")
-    else:
-        lines.append(
-            "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation "
-            "are for the experimenter only."
-        )
-    return lines
-
-
-def _metrics(federation: Federation) -> Iterator[str]:
-    """On whose records metrics were computed; they are released without noise."""
-    if (remote := federation.holdings.remote) is not None:
-        yield from remote.released(federation)
-        return
-    held_back, unseen = federation.holdings.held_back, federation.holdings.unseen
-    tested = len(federation.task.data.test)
-    own = of_training_owners(federation.scenario, federation.holdings)
-    if own and federation.plan.client is not None:
-        yield (
-            f"Test metrics were computed on {tested} held-out records and are released without noise. {own} of them "
-            "belong to the clients that train: a guarantee for whole clients does not cover what the metrics tell of "
-            "those."
-        )
-    elif held_back is None:
-        yield (
-            f"Test metrics were computed on {tested} held-out records that count as public; "
-            "nothing protects those records."
-        )
-    else:
-        clients = int((held_back.sizes > 0).sum())
-        each = "every client's own and " if len(held_back) <= SHOWN_CLIENTS else ""
-        yield (
-            f"Test metrics, {each}those over clients (mean, percentile, worst) among them, were computed on {tested} "
-            f"private records that {clients} clients held back, and are released without noise: nothing protects those "
-            "records, and a guarantee for whole clients does not cover what the metrics tell of them."
-        )
-    if unseen is not None:
-        yield (
-            f"Metrics of unseen clients were computed on all {len(unseen.indices)} private records of {len(unseen)} "
-            "clients that never train, and are released without noise. Those clients spend nothing, and nothing "
-            "protects their records."
-        )

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Points = list[tuple[int, float]]
+SUCCESS = "attack_success"  # has a section of its own
 NOT_METRICS = frozenset(
-    ["round", "seconds", "cohort", "dropped", "bytes_up", "bytes_down"]
+    [SUCCESS, "round", "seconds", "simulated_seconds", "cohort", "dropped", "bytes_up", "bytes_down"]
     + [f"{quantity}_{unit}" for quantity in ("epsilon", "clip_norm") for unit in ("example", "client")]
 )
 MOST_POINTS = 300
@@ -56,7 +57,7 @@ def _metric(index: int, name: str, points: Points, scored: str) -> Panel:
     caption = f"{metric_title(name)}{where}: {_from_to(name, points)}."
 
     def paint(_: "Figure", axes: "Axes") -> None:
-        _line(axes, [(at, factor * value) for at, value in points], BLUE, "o")
+        line(axes, [(at, factor * value) for at, value in points], BLUE, "o")
         axes.set_ylabel(label)
         if share:
             axes.set_ylim(0, 102)
@@ -84,7 +85,7 @@ def epsilon_panel(rounds: Sequence[Json], privacy: Sequence[Entry]) -> Panel | N
     def paint(figure: "Figure", axes: "Axes") -> None:
         for unit, points in spent.items():
             colour, marker = UNIT_LOOK[unit]
-            _line(axes, points, colour, marker, f"spent, {UNIT_NAMES[unit]}")
+            line(axes, points, colour, marker, f"spent, {UNIT_NAMES[unit]}")
             for name, limit in limits.get(unit, {}).items():
                 dash = "--" if name == "target" else ":"
                 axes.axhline(limit, color=colour, linestyle=dash, linewidth=1.3, label=f"{name}, {UNIT_NAMES[unit]}")
@@ -117,7 +118,7 @@ def bytes_panel(rounds: Sequence[Json]) -> Panel | None:
             (up, BLUE, 1.8, "clients to server"),
         ):
             if points:
-                _line(axes, [(at, value / divisor) for at, value in points], colour, "o", name, width)
+                line(axes, [(at, value / divisor) for at, value in points], colour, "o", name, width)
         axes.set_ylabel(f"Sent so far ({unit})")
         axes.set_ylim(bottom=0)
         figure.legend(loc="outside upper left", ncols=2)
@@ -145,7 +146,7 @@ def seconds_panel(rounds: Sequence[Json]) -> Panel | None:
     caption = f"Wall-clock time of each round; half of them took no longer than {plain.duration(middle)}.{thinned}"
 
     def paint(figure: "Figure", axes: "Axes") -> None:
-        _line(axes, [(at, factor * value) for at, value in points], ORANGE, "o", "round")
+        line(axes, [(at, factor * value) for at, value in points], ORANGE, "o", "round")
         axes.axhline(factor * middle, color=MUTED, linestyle="--", linewidth=1.3, label="median")
         axes.set_ylabel(f"Time for a round ({unit})")
         axes.set_ylim(bottom=0)
@@ -154,7 +155,7 @@ def seconds_panel(rounds: Sequence[Json]) -> Panel | None:
     return draw("seconds", "Time per round", caption, paint)
 
 
-def _line(axes: "Axes", points: Points, colour: str, marker: str, name: str = "", width: float = 1.8) -> None:
+def line(axes: "Axes", points: Points, colour: str, marker: str, name: str = "", width: float = 1.8) -> None:
     """Points over rounds: whole rounds on the axis, and dots where they are few enough to be told apart."""
     from matplotlib.ticker import MaxNLocator
 

@@ -14,6 +14,10 @@ TITLES = {"auroc": "AUROC", "macro_f1": "Macro-F1", "r2": "R²"}
 METRIC_UNITS = {"psnr": "dB", "loss": "mean per test record", "r2": "1 is perfect, 0 no better than the mean"}
 # What an ending says of which clients a metric is; p90 is the tail of what is better the smaller it is.
 OF_CLIENTS = {
+    "_personal_mean": ", mean over the clients' own models",
+    "_personal_p10": " that nine of ten clients' own models reach",
+    "_personal_p90": " that nine of ten clients' own models do not exceed",
+    "_personal_worst": ", worst of the clients' own models",
     "_mean": ", mean over clients",
     "_p10": " that nine of ten clients reach",
     "_p90": " that nine of ten clients do not exceed",
@@ -32,7 +36,7 @@ def parted(name: str) -> tuple[str, str]:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is a share of the test records, to be printed in percent."""
-    return parted(metric)[0].rpartition("_")[2] in ("accuracy", "precision", "recall")
+    return parted(metric)[0].rpartition("_")[2] in ("accuracy", "precision", "recall", "success")
 
 
 def metric_text(name: str, value: float) -> str:

@@ -4,7 +4,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fedsim.report import figures, folds, headline, plain, population_figures, quality
+from fedsim.report import (
+    attack,
+    communication,
+    cost_figures,
+    figures,
+    folds,
+    headline,
+    personal,
+    plain,
+    population_figures,
+    quality,
+)
 from fedsim.report.canvas import Panel
 from fedsim.report.cards import cards
 from fedsim.report.inputs import Json, RunRecord, read_record
@@ -64,10 +75,12 @@ def context(record: RunRecord) -> dict[str, Any]:
         "metrics": quality.metric_rows(summary),
         "classes": quality.class_rows(summary),
         "class_note": quality.class_note(summary),
+        "attack": attack.facts(summary),
+        "attack_course": attack.panels(summary, record.rounds),
         "population": _present(_population(record)),
         "clients": quality.client_rows(record.clients),
         "client_columns": quality.client_columns(record.clients),
-        "cost": _present([figures.bytes_panel(record.rounds), figures.seconds_panel(record.rounds)]),
+        "cost": _present(_cost(record)),
         "people": _people(record),
         "data_notes": [str(sentence) for sentence in summary.get("data_notes") or []],
         "costs": _costs(summary),
@@ -83,12 +96,18 @@ def _course(record: RunRecord) -> list[Panel | None]:
         quality.pictures_panel(record),
         figures.epsilon_panel(rounds, privacy),
         population_figures.epsilon_clients_panel(record.clients),
+        personal.gains_panel(record.clients),
     ]
 
 
 def _population(record: RunRecord) -> list[Panel | None]:
     draw = (population_figures.sizes_panel, population_figures.participations_panel, population_figures.labels_panel)
     return [panel(record.clients) for panel in draw]
+
+
+def _cost(record: RunRecord) -> list[Panel | None]:
+    rounds = record.rounds
+    return [*cost_figures.cost_panels(record), figures.bytes_panel(rounds), figures.seconds_panel(rounds)]
 
 
 def _present(panels: list[Panel | None]) -> list[Panel]:
@@ -116,8 +135,10 @@ def _costs(summary: Json) -> Facts:
         ("Time in all", plain.duration(seconds.get("total"))),
         ("of that, preparation", plain.duration(seconds.get("setup"))),
         ("A round (median)", plain.duration(seconds.get("round_median"))),
+        *([("Simulated time", plain.duration(seconds["simulated"]))] if "simulated" in seconds else []),
         ("Sent by the clients", plain.size(sent.get("up"))),
         ("Sent to the clients", plain.size(sent.get("down"))),
+        *communication.facts(summary.get("communication") or {}),
         ("Memory at the peak", plain.size((summary.get("memory") or {}).get("peak_bytes"))),
         ("Where the clients ran", f"{engine} engine, on {device}"),
         ("How they were trained", f"{trainer} trainer{reason}"),

@@ -32,7 +32,10 @@ FIELDS = {
     "assumptions": ("Assumptions", "what the guarantee rests on"),
     "flags": ("Flags", "warnings by the accountant"),
 }
-FOLD_FIELDS = {"fold_limits": ("Limits on ε", "of each fold by itself; together they may spend more")}
+SOME_FIELDS = {
+    "drop_outs": ("Drop-outs", "how often a client that was asked did not deliver"),
+    "fold_limits": ("Limits on ε", "of each fold by itself; together they may spend more"),
+}
 OPTIONAL = {"prv": "not computed", "target_epsilon": "none", "budget": "none"}
 
 
@@ -47,7 +50,7 @@ class Row:
 def particulars(entry: Entry) -> list[Row]:
     """One row per known field, also where it was not recorded, then whatever else the record holds."""
     known = [Row(key, label, _value(entry, key), hint) for key, (label, hint) in FIELDS.items()]
-    others = {key: FOLD_FIELDS.get(key, (key, "")) for key in entry if key not in FIELDS}
+    others = {key: SOME_FIELDS.get(key, (key, "")) for key in entry if key not in FIELDS}
     return known + [Row(key, label, plain.exact(entry[key]), hint) for key, (label, hint) in others.items()]
 
 

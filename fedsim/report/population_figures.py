@@ -45,7 +45,7 @@ def epsilon_clients_panel(clients: Json) -> Panel | None:
 
 def _histogram(key: str, texts: tuple[str, str, str], bins: Any, colour: str) -> Panel | None:
     """A histogram from `{"edges", "counts"}`, or None where it would be empty; `texts` are title, caption and axis."""
-    edges, counts = _bins(bins)
+    edges, counts = edges_and_counts(bins)
     if not counts or sum(counts) <= 0:
         return None
 
@@ -64,7 +64,8 @@ def _histogram(key: str, texts: tuple[str, str, str], bins: Any, colour: str) ->
     return draw(key, texts[0], texts[1], paint)
 
 
-def _bins(bins: Any) -> tuple[list[float], list[float]]:
+def edges_and_counts(bins: Any) -> tuple[list[float], list[float]]:
+    """The edges and counts of a recorded histogram; empty where there is none, or a damaged one."""
     if not isinstance(bins, dict):
         return [], []
     edges, counts = ([plain.finite(value) for value in bins.get(key) or []] for key in ("edges", "counts"))

@@ -59,21 +59,28 @@ def class_note(summary: Json) -> str:
 def client_columns(clients: Json) -> list[str]:
     """The heads of the table of clients."""
     measured = clients.get("metrics_by_client") or {}
-    return ["Client", "Test records", metric_title(str(measured.get("metric")))]
+    title = metric_title(str(measured.get("metric")))
+    models = [f"{title}, global model", f"{title}, own model"] if _personal(measured) else [title]
+    return ["Client", "Test records", *models]
 
 
 def client_rows(clients: Json) -> list[list[str]]:
-    """Name, test records and metric of every client, where the record has them."""
+    """Name, test records and metric of every client (of its own model too), where the record has them."""
     measured = clients.get("metrics_by_client") or {}
     name = str(measured.get("metric"))
     return [
-        [str(row.get("client")), plain.count(row.get("test_records")), _client_value(name, row)]
+        [str(row.get("client")), plain.count(row.get("test_records")), *_client_values(name, row)]
         for row in measured.get("clients") or []
     ]
 
 
-def _client_value(name: str, row: Json) -> str:
-    return _value(name, row.get("value")) if row.get("test_records") else "not tested"
+def _personal(measured: Json) -> bool:
+    return any("personal" in row for row in measured.get("clients") or [])
+
+
+def _client_values(name: str, row: Json) -> list[str]:
+    values = [row.get("value"), *([row["personal"]] if "personal" in row else [])]
+    return [_value(name, value) if row.get("test_records") else "not tested" for value in values]
 
 
 def pictures_panel(record: RunRecord) -> Panel | None:

@@ -53,7 +53,8 @@ QUESTIONS = {
 SAMPLING = {
     "poisson": "In each step every {thing} was drawn, or not, independently at random (Poisson sampling)",
     "fixed": "In each step a fixed number of {things} was drawn at random",
-    "none": "No benefit from drawing {things} at random is counted: each is taken to contribute to every step",
+    "none": "No benefit from drawing {things} at random is counted: each is taken to contribute to every step that "
+    "it is charged for",
 }
 
 

@@ -136,10 +136,10 @@ class Task:
         return self.objective.pictures(inputs, module(inputs))
 
     @torch.inference_mode()
-    def measure(self, module: nn.Module) -> NDArray[np.float64]:
-        """What the metrics are made of for each test example ``[n, values]``, in few large batches."""
+    def measure(self, module: nn.Module, part: slice = slice(None)) -> NDArray[np.float64]:
+        """What the metrics are made of for each test example (or a ``part``) ``[n, values]``, in few large batches."""
         module.eval()
-        features, labels = self._test
+        features, labels = (tensor[part] for tensor in self._test)
         outputs = math.prod(self.objective.outputs(self.data))
         length = min(EVALUATION_BATCH, max(1, EVALUATION_VALUES // outputs))
         batches = zip(features.split(length), labels.split(length), strict=True)

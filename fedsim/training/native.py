@@ -204,7 +204,7 @@ def _problem(problem: LocalProblem, kept: _Kept) -> dict[str, Any]:
         "start": kept(start.numpy()),
         "start_row": start.shape[-1] if start.dim() > 1 else 0,
         "pull": problem.pull,
-        "anchor": kept(centre.numpy()) if problem.pull else None,
+        "anchor": kept(centre.numpy()) if problem.pull and centre.dim() == 1 else None,
         "linear": None if linear is None else kept(linear.numpy()),
         "linear_row": linear.shape[-1] if linear is not None and linear.dim() > 1 else 0,
     }

@@ -6,6 +6,8 @@ Source: Yousefpour et al. 2021, arXiv 2109.12298.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,12 +36,16 @@ class OpacusTrainer(Trainer):
     def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
         """Gradient of each client's mean loss over its real examples, by ``backward``."""
         self.module.train()
+        if self._wrapped is not None:
+            self._wrapped.disable_hooks()  # they would keep every example's gradient, of which nobody here has use
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         rows = []
         for row, count in enumerate(batch.counts):
             bind_vector(self.module, weights[row])
             loss = self._losses(self.module, batch, row, slice(0, count)).mean()
-            rows.append(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, parameters)]))
+            with _unused_inputs():
+                gradients = torch.autograd.grad(loss, parameters)
+            rows.append(torch.cat([g.reshape(-1) for g in gradients]))
         return torch.stack(rows)
 
     def clipped(
@@ -64,9 +70,7 @@ class OpacusTrainer(Trainer):
         for start in range(0, batch.counts[row], PIECE):
             part = slice(start, min(start + PIECE, batch.counts[row]))
             losses = self._losses(wrapped, batch, row, part)
-            with warnings.catch_warnings():
-                # The inputs need no gradient, which torch reports for every module hook of Opacus.
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            with _unused_inputs():
                 losses.sum().backward()
             optimizer.clip_and_accumulate()
             wrapped.zero_grad()
@@ -76,12 +80,21 @@ class OpacusTrainer(Trainer):
         if self._wrapped is None:
             self._wrapped = GradSampleModule(self.module, loss_reduction="sum")
             self._wrapped.forbid_grad_accumulation()
+        self._wrapped.enable_hooks()
         return self._wrapped.train()
 
     def _losses(self, module: nn.Module, batch: Batch, row: int, part: slice) -> Tensor:
         for layer, masks in zip(self.dropout_layers, batch.dropout_masks, strict=True):
             layer.mask = masks[row, part]
         return self.task.losses(module(batch.features[row, part]), batch.labels[row, part])
+
+
+@contextmanager
+def _unused_inputs() -> Iterator[None]:
+    """The inputs need no gradient, which torch reports for every module hook of Opacus."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Full backward hook is firing")
+        yield
 
 
 class _NanSafeOptimizer(DPOptimizer):

@@ -57,7 +57,12 @@ def _recurrent(module: nn.Module) -> bool:
 
 
 def workers(scenario: Scenario) -> int:
-    """How many threads train: ``engine.workers``, or one for each core that this process may use."""
+    """How many threads train: ``engine.workers``, or one for each core that this process may use.
+
+    In Ray's actors, which ``engine.workers`` counts, it is the cores that each has.
+    """
+    if scenario.engine.kind == "ray":
+        return max(1, int(scenario.engine.actor.cpu))
     if scenario.engine.workers is not None:
         return scenario.engine.workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

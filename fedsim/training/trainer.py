@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,13 +16,16 @@ from torch import Tensor, nn
 from fedsim.algorithms import LocalProblem, LocalTraining
 from fedsim.models.layers import Dropout, dropout_layers
 from fedsim.optimizers import build_optimizer
-from fedsim.params import Layout
+from fedsim.params import Layout, bind_vector
 from fedsim.privacy.clipping import add_clipped
 from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
 from fedsim.seeding import Stream
 from fedsim.tasks import Task
 from fedsim.training.work import Batch, Records, Work, make_batch
+
+# Records whose losses are evaluated at once.
+LOSSES = 1024
 
 
 @dataclass
@@ -59,6 +63,27 @@ class Trainer(ABC):
     def train(self, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
         """Train every client; the updates, in the order of ``work``, last until the next call."""
         return train_block(self, local, problem, work)
+
+    def full_gradients(self, local: LocalTraining, params: Tensor, work: Work) -> Float[Tensor, "clients params"]:
+        """Gradient of each client's mean loss over all of its records, and of ``local``'s penalties, at ``params``."""
+        once = replace(local, learning_rate=1.0)
+        return -self.train(once, LocalProblem(params), work.whole()).updates
+
+    @torch.no_grad()
+    def mean_losses(self, params: Float[Tensor, " params"], work: Work) -> Float[Tensor, " clients"]:
+        """Each client's mean loss over all of its records at ``params``, as the model is evaluated, in float64."""
+        whole, module = work.whole(), copy.deepcopy(self.module).eval()  # blocks may run side by side
+        bind_vector(module, params)
+        records, labels = torch.from_numpy(whole.records).to(params.device), self.task.labels
+        parts = [
+            self.task.losses(module(self.task.features[part]), labels[part]).double() for part in records.split(LOSSES)
+        ]
+        sizes = torch.from_numpy(whole.lengths[:, 0]).to(params.device)
+        rows = torch.arange(len(sizes), device=params.device).repeat_interleave(sizes)
+        return (
+            torch.zeros(len(sizes), dtype=torch.float64, device=params.device).index_add_(0, rows, torch.cat(parts))
+            / sizes
+        )
 
     def add_clipped(
         self,
@@ -106,7 +131,7 @@ def train_block(trainer: Trainer, local: LocalTraining, problem: LocalProblem, w
         active = work.active(step)
         if active < len(weights):
             result.updates[active : len(weights)] = weights[active:]
-            weights = _keep_first(optimizer, weights, active)
+            weights = keep_first(optimizer, weights, active)
         gradient = local.scaled(step_gradient(trainer, weights, work, step, result))
         gradient = problem.added(gradient, weights)
         weights.grad = gradient + local.penalties(weights) if local.l1 or local.l2 else gradient
@@ -129,7 +154,7 @@ def step_gradient(trainer: Trainer, weights: Tensor, work: Work, step: int, resu
     return released.totals / work.denominator
 
 
-def _keep_first(optimizer: torch.optim.Optimizer, weights: Tensor, active: int) -> Tensor:
+def keep_first(optimizer: torch.optim.Optimizer, weights: Tensor, active: int) -> Tensor:
     """Go on with the first rows only: their weights and their part of the optimizer's state."""
     kept = weights[:active].clone()
     state = optimizer.state.pop(weights, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from fedsim.privacy.mechanism import GaussianSums
 from fedsim.seeding import Stream
 from fedsim.tasks import Task
 
+if TYPE_CHECKING:
+    from fedsim.algorithms import LocalTraining
+
 Records = NDArray[np.int64]
 # Gives each client so many random words of 64 bits ``[clients]``, one client after the other.
 Draw = Callable[[NDArray[np.int64]], NDArray[np.uint64]]
@@ -29,7 +33,9 @@ class Work:
 
     ``records`` holds record numbers, client after client and step after step; ``lengths`` ``[clients, steps]`` how many
     there are in each step, and -1 where a client has finished. Clients with more steps come first, so those that still
-    train are always the first rows. ``denominator`` is the public batch size by which DP-SGD divides.
+    train are always the first rows. ``denominator`` is the public batch size by which DP-SGD divides. ``again`` draws
+    another pass over the clients' records, for what they train for themselves alone: without noise, and with words of
+    its own. ``held`` is all that the clients hold.
     """
 
     clients: Records
@@ -39,6 +45,8 @@ class Work:
     denominator: int
     noise: GaussianSums | None = None
     per_layer: bool = False
+    again: Callable[[LocalTraining], Work] | None = None
+    held: Held | None = None
 
     @cached_property
     def steps(self) -> NDArray[np.int64]:
@@ -60,6 +68,12 @@ class Work:
         """How many clients train in a step: the first rows."""
         return int((self.lengths[:, step] >= 0).sum())
 
+    def whole(self) -> Work:
+        """One step of each client on all of its records at once; without privacy only, whose records are sampled."""
+        assert self.held is not None
+        assert self.noise is None, "DP-SGD trains on samples of the records"
+        return replace(self, records=self.held.records(), lengths=self.held.sizes[:, None])
+
     def rows(self, start: int, stop: int) -> Work:
         """The work of some of the clients."""
         steps = int(self.steps[start:stop].max(initial=0))
@@ -73,6 +87,9 @@ class Work:
             records=self.records[first:last],
             lengths=self.lengths[start:stop, :steps],
             noise=noise,
+            again=None,
+            held=self.held
+            and replace(self.held, starts=self.held.starts[start:stop], sizes=self.held.sizes[start:stop]),
         )
 
 
@@ -83,6 +100,12 @@ class Held:
     indices: Records
     starts: NDArray[np.int64]
     sizes: NDArray[np.int64]
+
+    def records(self) -> Records:
+        """All of them, client after client."""
+        ends = np.cumsum(self.sizes)
+        own = np.arange(self.sizes.sum()) + np.repeat(self.starts - ends + self.sizes, self.sizes)
+        return np.asarray(self.indices[own], np.int64)
 
 
 def epoch_batches(

@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 import fedsim
 from fedsim.algorithms import ALGORITHMS
+from fedsim.attacks import ATTACKS
+from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES, Digits
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
@@ -27,7 +29,7 @@ from fedsim.scenario import Evaluation
 from fedsim.schedules import SCHEDULES
 from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
+from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, settings_of
 from tests.samples import tasks_of
 from tests.tasks.made import Made
 
@@ -40,6 +42,8 @@ TABLES = {
     "algorithm.name": ALGORITHMS,
     "algorithm.local.schedule.kind": SCHEDULES,
     "cohort.sampling.kind": SAMPLINGS,
+    "communication.compression.kind": COMPRESSIONS,
+    "attack.kind": ATTACKS,
     "engine.trainer": TRAINERS,
 }
 PRIVACY = {
@@ -57,6 +61,14 @@ TASK_RUNS = {
 }
 # Sources that ship with a dependency; the others' files are looked for in FEDSIM_DATA.
 BUILT_IN = {"digits", "synthetic"}
+
+
+@pytest.fixture(autouse=True)
+def _reports_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an entry's runs with every trainer and unit, one draws its report: that takes as long as the run."""
+    own = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    if own.get("privacy", "both") != "both" or own.get("trainer", "native") != "native":
+        monkeypatch.setattr("fedsim.running.build_report", lambda path: path)
 
 
 def needs_data(source: str) -> None:
@@ -203,10 +215,22 @@ def test_an_entry_is_found_by_its_name_where_that_is_unique():
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_every_algorithm_runs_with_every_trainer_and_every_unit_of_privacy(algorithm, trainer, privacy, tmp_path):
-    text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + PRIVACY[privacy]
+    """Or it says why not."""
+    text = SMALL + PRIVACY[privacy]
     overrides = ["rounds=2", f"engine.trainer={trainer}", 'cohort.sampling={kind="poisson", rate=0.6}']
+    overrides += settings_of(algorithm)
+    overrides += ["algorithm.local.steps=2"] * (not ALGORITHMS[algorithm].one_step)
+    refused = {unit: getattr(ALGORITHMS[algorithm], f"refuses_{unit}_level") for unit in ("example", "client")}
+    reasons = [why for unit, why in refused.items() if why is not None and privacy in (unit, "both")]
+    if reasons:
+        with pytest.raises(BadInput) as error:
+            parse_scenario(text, "tiny", overrides)
+        assert str(error.value).count(f'algorithm.name = "{algorithm}": not with [privacy.') == len(reasons)
+        assert all(why in str(error.value) for why in reasons)
+        return
     result = short_run(parse_scenario(text, "tiny", overrides), tmp_path)
     assert result.summary["trainer"] == trainer
+    assert ("accuracy_personal_worst" in result.metrics) == ALGORITHMS[algorithm].personalises
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -261,7 +285,23 @@ def test_every_cohort_sampling_runs_with_every_unit_of_privacy(kind, privacy, tm
     short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", overrides), tmp_path)
 
 
+@pytest.mark.parametrize("privacy", PRIVACY)
+@pytest.mark.parametrize("kind", COMPRESSIONS)
+def test_every_compression_runs_with_every_unit_of_privacy(kind, privacy, tmp_path):
+    overrides = [f'communication.compression={{kind="{kind}"}}', 'cohort.sampling={kind="poisson", rate=0.6}']
+    short_run(parse_scenario(SMALL + PRIVACY[privacy], "tiny", [*overrides, "rounds=2"]), tmp_path)
+
+
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_every_schedule_runs(kind, tmp_path):
     overrides = [f'algorithm.local.schedule={{kind="{kind}"}}', "algorithm.local.warmup_rounds=1", "rounds=2"]
     short_run(parse_scenario(SMALL, "tiny", overrides), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ATTACKS)
+def test_every_attack_runs_and_is_recorded(kind, tmp_path):
+    """With one of the units of privacy, in turn."""
+    privacy = list(PRIVACY.values())[list(ATTACKS).index(kind) % len(PRIVACY)]
+    overrides = [f'attack={{kind="{kind}"}}', "rounds=2"]
+    attack = short_run(parse_scenario(SMALL + privacy, "tiny", overrides), tmp_path).summary["attack"]
+    assert (attack["kind"], attack["attackers"], attack["clients"]) == (kind, 1, 6)

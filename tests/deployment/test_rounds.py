@@ -366,7 +366,7 @@ def test_a_run_that_was_killed_goes_on_and_spends_nothing_twice(
     from fedsim import server
 
     text = TABLE + PRIVATE if private else TABLE
-    target = {"before the answers": "make_jobs", "after the answers": "step", "before the checkpoint": "evaluate"}[when]
+    target = {"before the answers": "exchange", "after the answers": "step", "before the checkpoint": "evaluate"}[when]
     original, calls = getattr(server, target), []
 
     def dies(*given: object) -> object:
@@ -407,3 +407,45 @@ def test_going_on_uses_the_sizes_announced_at_the_start(made: Made, monkeypatch:
     result = fedsim.resume(made.folder.parent / "run")
     assert result.summary["rounds"] == 3
     assert result.summary["sites"][1]["rejected"] == 2
+
+
+LOCAL = """
+[privacy.client]
+clip_norm = 1.0
+noise_multiplier = 1.0
+placement = "client"
+delta = 1e-2
+"""
+AT_SERVER = LOCAL.replace('placement = "client"', "")
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "every report by itself": (TABLE, ('algorithm.aggregation={kind="median"}',)),
+    "clients that remember": (TABLE, ('algorithm.name="scaffold"',)),
+    "compressed": (TABLE, ('communication.up={kind="top_k", share=0.5}',)),
+    "noise at the sites": (TABLE + LOCAL, ()),
+    "noise at the server": (TABLE + AT_SERVER, ()),
+    "both units": (TABLE + PRIVATE + AT_SERVER, ()),
+    "adaptive clipping": (TABLE + PRIVATE, ('privacy.example.clipping={kind="adaptive"}',)),
+}
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_every_way_to_learn_goes_to_real_sites(made: Made, name: str):
+    text, overrides = KINDS[name]
+    for site in SITES:
+        made.set(site, trust_server="true", max_epsilon_client="49.0")
+    result = run(made, *overrides, text=text)
+    assert result.summary["rounds"] == 3
+    for site in result.summary["sites"]:
+        assert (site["dropped"], site["refused"], site["rejected"]) == (0, 0, 0), log_of(made)
+    assert all(np.isfinite(array).all() and array.any() for array in model_of(made).values())
+    assert (made.site("a") / "state").exists() == (name in ("clients that remember", "compressed"))
+    assert not (result.directory / "state").exists()
+
+
+def test_what_only_a_simulation_has_is_refused_before_anybody_is_asked():
+    with pytest.raises(FedsimError) as caught:
+        parse_scenario(TABLE + "[evaluation]\nunseen_clients = 0.2\ntest = { kind = 'per_client' }\n", "table")
+    assert "evaluation.unseen_clients" in str(caught.value)
+    assert "evaluation.test" in str(caught.value)
+    with pytest.raises(FedsimError, match=r"engine\.deployment: is for"):
+        parse_scenario(TABLE, "table", ['engine.kind="inprocess"'])

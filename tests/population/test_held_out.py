@@ -22,7 +22,7 @@ from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.params import bind_vector
 from fedsim.population import Population
 from fedsim.population.held_out import hold_back, hold_back_fold, set_apart
-from fedsim.privacy.statement import outside
+from fedsim.privacy.outside import outside
 from fedsim.tasks import Classification, Regression
 from tests.conformance.test_tables import owned_digits
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL

@@ -15,19 +15,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import fedsim
 import fedsim.checks
 import fedsim.client
 import fedsim.running
 import fedsim.server
+import fedsim.training.mixture
 import fedsim.training.trainer
 import fedsim.updates
 from fedsim.aggregation import WeightedSum
+from fedsim.algorithms.ditto import Ditto
+from fedsim.algorithms.fedper import FedPer
 from fedsim.client import train_clients
+from fedsim.client_store import ClientStore
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.federation import build_federation
-from fedsim.privacy import accounting, clipping, ledger, mechanism, plan, sampling
+from fedsim.privacy import accounting, clipping, ledger, mechanism, plan, sampling, statement_algorithm
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.keystream import Keystream
@@ -354,6 +359,57 @@ def the_count_s_noise_is_paid_for(folder: Path) -> None:
     assert precision <= 1 + 1e-9
 
 
+def personal(text: str, algorithm: str, *overrides: str) -> Any:
+    return build(text, f"algorithm.name={algorithm}", "evaluation.test={kind='per_client'}", *overrides)
+
+
+def reports_do_not_depend_on_a_client_s_own_model(folder: Path) -> None:
+    """What clients keep, trained without noise, moves nothing that they send: not by a bit."""
+    for algorithm in ("ditto", "apfl"):
+        for text in (EXAMPLE_PRIVACY, CLIENT_PRIVACY):
+            made, totals = personal(text, algorithm), []
+            for name, state in (("none", 0.0), ("some", 3.0)):
+                store = ClientStore(folder / f"{algorithm}-{len(text)}-{name}", 6, made.state_size)
+                store.write(1, np.arange(6), np.full((6, made.state_size), state, np.float32))
+                totals.append(train_clients(made, job_of(made), store).total)
+            assert totals[0].tolist() == totals[1].tolist()
+
+
+def a_private_head_is_not_sent(folder: Path) -> None:
+    """The global model's last layer, 8 to 10, stays as it was; noise does not fall on it either."""
+    own = ("algorithm.name=fedper", "evaluation.test={kind='per_client'}")
+    result = run(folder, CLIENT_PRIVACY, *own)
+    head = build(CLIENT_PRIVACY, *own).start[-90:]
+    stored = load_file(result.directory / "model.safetensors")
+    assert torch.equal(torch.cat([stored["4.weight"].flatten(), stored["4.bias"]]), head)
+    assert result.summary["bytes"]["up"] == 4 * 6 * 3 * (610 - 90)
+
+
+def a_client_s_own_training_draws_words_of_its_own(folder: Path) -> None:
+    """Ditto's second pass: other batches and other dropout masks than the pass whose update is released."""
+    model = 'model={name="mlp", hidden=[2], dropout=0.5}'
+    made = personal(EXAMPLE_PRIVACY, "ditto", "engine.trainer=opacus", model, "algorithm.local.steps=2")
+    seen: list[tuple[bytes, int, int]] = []
+    words = Keystream._chacha
+
+    def watched(self: Keystream, stream: Stream, step: int, *where: torch.Tensor) -> torch.Tensor:
+        seen.append((self.key, int(stream), step))
+        return words(self, stream, step, *where)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Keystream, "_chacha", watched)
+        train_clients(made, job_of(made, [0]), ClientStore(folder / "state", 6, made.state_size))
+    assert len(seen) >= 1 + 2 + 2 + 1 + 2
+    assert len(set(seen)) == len(seen)
+
+
+def the_run_says_that_own_models_are_not_covered(folder: Path) -> None:
+    own = ("algorithm.name=ditto", "evaluation.test={kind='per_client'}")
+    result = run(folder, EXAMPLE_PRIVACY, *own)
+    assert any("own model" in line for line in result.privacy[0]["assumptions"])
+    assert any("own models" in line for line in result.summary["outside"])
+
+
 # --- mutations
 
 
@@ -481,7 +537,58 @@ def _shuffled(right: Any) -> Any:
     return lambda held, rates, steps, draw: epoch_batches(held, max(1, round(rates[0] * held.sizes[0])), steps, draw)
 
 
+def _own_model_in_the_report(right: Any) -> Any:
+    def train(self: Any, trainer: Any, given: Any, work: Work) -> Any:
+        trained = right(self, trainer, given, work)
+        leaked = trained.state[:, : trained.updates.shape[1]]
+        return replace(trained, updates=trained.updates + 1e-3 * leaked)
+
+    return train
+
+
+def _trained_from_the_mixture(right: Any) -> Any:
+    def mixed(trainer: Any, local: Any, starts: Any, mixture: Any, work: Work) -> Any:
+        return right(trainer, local, (mixture.of(starts[1], starts[0]), starts[1]), mixture, work)
+
+    return mixed
+
+
 MUTATIONS = [
+    Mutation(
+        "a client's own model in its report",
+        reports_do_not_depend_on_a_client_s_own_model,
+        Ditto,
+        "train",
+        _own_model_in_the_report,
+    ),
+    Mutation(
+        "a mixture of both models trained for the server",
+        reports_do_not_depend_on_a_client_s_own_model,
+        fedsim.training.mixture,
+        "train_mixed",
+        _trained_from_the_mixture,
+    ),
+    Mutation(
+        "a private head that is sent",
+        a_private_head_is_not_sent,
+        FedPer,
+        "private",
+        lambda right: lambda self, layout: layout.names[:1],
+    ),
+    Mutation(
+        "a second pass with the first one's words",
+        a_client_s_own_training_draws_words_of_its_own,
+        Keystream,
+        "apart",
+        lambda right: lambda self, purpose: self,
+    ),
+    Mutation(
+        "own models that the statement is silent on",
+        the_run_says_that_own_models_are_not_covered,
+        statement_algorithm,
+        "personal_assumptions",
+        lambda right: lambda federation: (),
+    ),
     Mutation("an accountant rebuilt each round", every_round_counts, ledger._Balance, "after", _forgetful_balance),
     Mutation(
         "fixed-size cohorts accounted as Poisson",

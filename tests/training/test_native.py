@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedsim.algorithms import FedAvg, FedProx, LocalTraining
+from fedsim.algorithms import FedAvg, FedProx, LocalProblem, LocalTraining
 from fedsim.data.dataset import Dataset, Examples
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
@@ -147,6 +147,36 @@ def test_the_pull_to_the_start(private):
     module, task = chain("dense")
     algorithm = FedProx(mu=0.7, local=LocalTraining(learning_rate=0.3))
     assert_same(*both(module, task, algorithm, work(private)))
+
+
+@pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])
+@pytest.mark.parametrize("options", LOCAL)
+@pytest.mark.parametrize(
+    ("starts", "pull", "anchored", "lines"),
+    [("own", 0.0, False, 0), ("own", 0.6, False, 0), ("own", 0.6, True, 2), ("one", 0.6, True, 1), ("one", 0.0, 0, 2)],
+)
+@pytest.mark.parametrize("name", ["logistic", "two convs and norms"])
+def test_starts_anchors_and_linear_terms(name, starts, pull, anchored, lines, options, private):
+    """Of each client or of all; ``lines`` are the dimensions of the linear term. Clients are uneven."""
+    module, task = chain(name)
+    start, drawn = vector_of(module), work(private)
+    rng = torch.Generator().manual_seed(3)
+
+    def noise(*shape):
+        return 0.2 * torch.randn(*shape, len(start), generator=rng)
+
+    problem = LocalProblem(
+        start + noise(4) if starts == "own" else start,
+        pull,
+        start + noise() if anchored else None,
+        [None, noise(), noise(4)][lines],
+    )
+    local = LocalTraining(learning_rate=0.2, options=LOCAL[options])
+    fast = NativeTrainer(copy.deepcopy(module), task).train(local, problem, drawn)
+    slow = OpacusTrainer(copy.deepcopy(module), task).train(local, problem, drawn)
+    assert_same(fast, slow)
+    without = NativeTrainer(copy.deepcopy(module), task).train(local, LocalProblem(start), drawn)
+    assert float((without.updates - slow.updates).norm()) > 1e-2 * float(slow.updates.norm())
 
 
 @pytest.mark.parametrize("private", [False, True], ids=["plain", "private"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections import Counter
 
@@ -11,7 +12,8 @@ from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn
 
-from fedsim.algorithms import ALGORITHMS
+from fedsim.algorithms import ALGORITHMS, Given
+from fedsim.errors import BadInput
 from fedsim.params import bind_vector, vector_of
 from fedsim.seeding import Stream
 from fedsim.training import TRAINERS
@@ -49,14 +51,12 @@ def updates(federation, trainer, clients=range(6), round_=2, change=lambda work:
 
 
 @pytest.mark.parametrize("privacy", ["", EXAMPLE_PRIVACY], ids=["plain", "private"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", MODELS)
-def test_trainers_agree_for_the_same_draws(federation, privacy, algorithm, optimizer, model):
+def test_trainers_agree_for_the_same_draws(federation, privacy, optimizer, model):
     # Adam divides by a gradient's size, so one rounding of a tiny gradient shows larger there.
     tolerance = 2e-3 if optimizer == "adam" else 2e-5
-    text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + privacy
-    made = federation(OPTIMIZERS[optimizer], MODELS[model], "algorithm.local.learning_rate=0.05", text=text)
+    made = federation(OPTIMIZERS[optimizer], MODELS[model], "algorithm.local.learning_rate=0.05", text=SMALL + privacy)
     slow, slow_trained = updates(made, "opacus")
     assert bool(slow_trained.spent) == bool(privacy)
     assert slow.abs().max() > 1e-3
@@ -65,6 +65,59 @@ def test_trainers_agree_for_the_same_draws(federation, privacy, algorithm, optim
             fast, fast_trained = updates(made, trainer)
             torch.testing.assert_close(fast, slow, rtol=1e-3, atol=tolerance)
             assert fast_trained.spent == slow_trained.spent
+
+
+def reports(federation, trainer):
+    """What the algorithm's clients report and keep, from random states and a random memory."""
+    algorithm, layout, work = federation.scenario.algorithm, federation.layout, work_of(federation)
+    rng = torch.Generator().manual_seed(0)
+    memory, state = (
+        0.1 * torch.randn(size, generator=rng)
+        for size in ((algorithm.memory_size(layout),), (6, algorithm.state_size(layout)))
+    )
+    given = Given(federation.start, memory, state[torch.from_numpy(work.clients)], federation.start, layout)
+    return algorithm.train(trainer_of(federation, trainer), given, work)
+
+
+@pytest.mark.parametrize("privacy", ["", EXAMPLE_PRIVACY], ids=["plain", "private"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_trainers_agree_on_what_every_algorithm_reports_and_keeps(federation, algorithm, optimizer, privacy):
+    text = SMALL.replace('name = "fedavg"', f'name = "{algorithm}"') + privacy
+    overrides = (OPTIMIZERS[optimizer], MODELS["mlp with dropout"], "algorithm.local.learning_rate=0.05")
+    made = None
+    with contextlib.suppress(BadInput):
+        made = federation(*overrides, text=text)
+    if made is None:  # what is refused is tested where it belongs
+        assert privacy or optimizer != "sgd"
+        return
+    tolerance = 2e-3 if optimizer == "adam" else 5e-5
+    slow = reports(made, "opacus")
+    assert slow.updates.shape == (6, made.report_size)
+    assert (slow.state is None) == (made.state_size == 0)
+    for trainer in TRAINERS:
+        if why_not(made, trainer) is None:
+            fast = reports(made, trainer)
+            torch.testing.assert_close(fast.updates, slow.updates, rtol=2e-3, atol=tolerance)
+            if slow.state is not None:
+                torch.testing.assert_close(fast.state, slow.state, rtol=2e-3, atol=20 * tolerance)
+            assert fast.spent == slow.spent
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_whole_gradients_and_losses_are_torch_s(federation, trainer):
+    made = federation("algorithm.local.l2=0.3", 'model={name="mlp", hidden=[8]}')
+    ours, work = trainer_of(made, trainer), work_of(made)
+    gradients = ours.full_gradients(made.scenario.algorithm.local, made.start, work)
+    losses = ours.mean_losses(made.start, work)
+    module = copy.deepcopy(made.module)
+    bind_vector(module, made.start.clone())
+    for row, client in enumerate(work.clients):
+        records = made.population.records(client)
+        loss = nn.functional.cross_entropy(module(made.task.features[records]), made.task.labels[records])
+        flat = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(module.parameters()))])
+        torch.testing.assert_close(gradients[row], flat + 0.3 * made.start, rtol=1e-4, atol=1e-6)
+        assert float(losses[row]) == pytest.approx(loss.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

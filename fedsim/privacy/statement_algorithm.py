@@ -1,0 +1,38 @@
+"""What the privacy statement says of the algorithm: what is sent beside updates and models, and what clients keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fedsim.federation import Federation
+from fedsim.privacy.plan import ClientPlan, ExamplePlan
+from fedsim.privacy.statement_personal import personal_assumptions, personal_outside
+
+
+def beside_updates(federation: Federation, plan: ExamplePlan | ClientPlan) -> Iterator[str]:
+    """What the algorithm has clients and server send beside updates and models, and why the epsilon covers it."""
+    algorithm = federation.scenario.algorithm
+    if algorithm.also_reports is not None:
+        how = (
+            "made of noised gradients alone"
+            if isinstance(plan, ExamplePlan)
+            else "in one vector, which is clipped and noised as a whole"
+        )
+        yield f"Beside its update a client reports {algorithm.also_reports}: {how}."
+    if algorithm.also_sends is not None:
+        yield f"Beside the model the server sends {algorithm.also_sends}: made of the reports as they were noised."
+    yield from personal_assumptions(federation)
+
+
+def beside_guarantees(federation: Federation) -> Iterator[str]:
+    """What clients report and keep because of the algorithm, as far as no noise covers it."""
+    yield from personal_outside(federation)
+    algorithm, plan = federation.scenario.algorithm, federation.plan
+    if algorithm.also_reports is not None and not plan.units:
+        yield f"Beside its update each client reports {algorithm.also_reports}."
+    if algorithm.keeps is not None:
+        noise = ", without the noise that protects whole clients" if plan.client is not None else ""
+        yield (
+            f"Each client keeps {algorithm.keeps}{noise}. It never leaves the client; in this simulation the folder "
+            "state of the record holds them all, which is for the experimenter only."
+        )
