@@ -128,8 +128,8 @@ def _write_site(site: Path, folder: Path, name: str, keys: tuple[bytes, bytes], 
     environment = "Environment=DATA=/path/to/this/sites/records.csv\n"
     unit = texts.UNIT.format(what=f"site {name}", folder=final, environment=environment)
     _write(site / f"fedsim-{site.name}.service", unit)
-    command = 'CMD ["fedsim", "deploy", "site", "/site", "--data", "/data"]'
-    mounts = f"-v {final}:/site -v FILE:/data:ro"
+    command = 'CMD ["/site/start.sh"]'
+    mounts = f"-v {final}:/site -v FOLDER:/data:ro -e DATA=/data/FILE"
     text = texts.DOCKERFILE.format(folder=final, what=site.name, mounts=mounts, command=command)
     _write(site / "Dockerfile", text)
 
