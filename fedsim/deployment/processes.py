@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from fedsim.errors import BadInput
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_LOG_LEVEL": "INFO"}
 GRACE_SECONDS = 10.0
+PARENT = "FEDSIM_PARENT_PID"
 
 
 def environment(home: Path | None = None) -> dict[str, str]:
@@ -29,13 +31,29 @@ def environment(home: Path | None = None) -> dict[str, str]:
 def start(module: str, options: list[str], home: Path, log: IO[bytes] | None) -> subprocess.Popen[bytes]:
     """Start one of this folder's programs in a session of its own, so that Ctrl-C reaches only us."""
     command = [sys.executable, "-m", f"fedsim.deployment.{module}", *options]
-    return subprocess.Popen(command, env=environment(home), stdout=log, stderr=log, start_new_session=True)
+    # The child ends with us. It is told who we are: if we die before it looks, its parent is somebody else.
+    known = environment(home) | {PARENT: str(os.getpid())}
+    return subprocess.Popen(command, env=known, stdout=log, stderr=log, start_new_session=True)
+
+
+def end_with_parent() -> None:
+    """Let this program end when the one that started it is gone, however that ended."""
+    parent = int(os.environ.get(PARENT, os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        os._exit(1)  # it had its time
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
     """Ask a child to stop; kill it if it does not."""
     if process.poll() is None:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         try:
             process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:

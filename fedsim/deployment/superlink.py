@@ -8,9 +8,10 @@ the other two, and everything else, answer only callers on the same machine.
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from fedsim.deployment.processes import end_with_parent
 
 FLEET = "/v1/fleet/"
 Handler = Callable[[Any, Any, Any], Awaitable[None]]
@@ -49,7 +50,6 @@ def _is_here(address: str) -> bool:
 def main() -> None:
     """Run the SuperLink with the gate outermost; it ends with the process that started it."""
     import uvicorn
-    from flwr.supercore.app_utils import start_parent_process_monitor
     from flwr.superlink import extensions
     from flwr.superlink.cli import flower_superlink
     from starlette.middleware import Middleware
@@ -63,7 +63,7 @@ def main() -> None:
         serve(*args, **options | {"proxy_headers": False, "access_log": False})
 
     uvicorn.run = run
-    start_parent_process_monitor(os.getppid())
+    end_with_parent()
     flower_superlink()
 
 

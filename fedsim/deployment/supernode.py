@@ -6,10 +6,11 @@ successor is refused. Both are constants in its modules.
 
 from __future__ import annotations
 
-import os
 import time
 from types import ModuleType
 from typing import Any
+
+from fedsim.deployment.processes import end_with_parent
 
 POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 10  # Flower's least; twice that after its last heartbeat, a SuperNode counts as offline
@@ -35,14 +36,13 @@ def _set(module: ModuleType, name: str, value: Any) -> None:
 def main() -> None:
     """Run the SuperNode; it ends with the process that started it."""
     from flwr.supercore import heartbeat
-    from flwr.supercore.app_utils import start_parent_process_monitor
     from flwr.supernode import fleet_http_connection, start_client_internal
     from flwr.supernode.cli import flower_supernode
 
     _set(start_client_internal, "time", _Clock())
     _set(fleet_http_connection, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_SECONDS)
     _set(heartbeat, "HEARTBEAT_DEFAULT_INTERVAL", HEARTBEAT_SECONDS)
-    start_parent_process_monitor(os.getppid())
+    end_with_parent()
     flower_supernode()
 
 
