@@ -82,7 +82,7 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
         except MalformedMessage as error:
             failure = str(error)
             continue
-        if reply.events != _charged_events(federation, job):
+        if reply.events != charged_events(federation, job):
             raise FedsimError(
                 "A node's privacy noise does not match what the ledger was charged for it; the run stops."
             )
@@ -135,7 +135,7 @@ def _content(message: Message) -> Message:
     return message
 
 
-def _charged_events(federation: Federation, job: TrainJob) -> Counter[Event]:
+def charged_events(federation: Federation, job: TrainJob) -> Counter[Event]:
     """The events of the noise that the job's clients add themselves."""
     events: Counter[Event] = Counter()
     for charge in federation.plan.charges(job.round, job.clients):

@@ -86,6 +86,10 @@ def run(
         together = check_folds(scenario)
         directory = RunDirectory.create(Path(out) if out is not None else default_directory(scenario), scenario)
         return _run_folds(scenario, directory, together, (on_round, on_ready))
+    if scenario.engine.kind == "deployment":
+        from fedsim.deployment.running import run_deployed
+
+        return run_deployed(scenario, Path(out) if out is not None else None, (on_round, on_ready))
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
     with opened(federation) as (grid, placed):
@@ -123,6 +127,10 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
     if len(scenario.runs) > 1:
         return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
+    if scenario.engine.kind == "deployment":
+        from fedsim.deployment.running import resume_deployed
+
+        return resume_deployed(directory, scenario, (on_round, on_ready))
     with opened(build_federation(scenario)) as (grid, federation):
         session = _open(federation, directory, on_round)
         _go_back(session)
@@ -131,14 +139,14 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
 
 def _go_back(session: Session) -> None:
     """Take up the last checkpoint, or the start if there is none."""
-    directory, scenario = session.directory, session.federation.scenario
+    directory = session.directory
     checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
         session.restore(*checkpoint)
     elif session.store is not None:
         session.store.rewind(0)
-    plan = session.federation.plan.client
-    if session.correlation is not None and plan is not None and scenario.privacy.randomness == "secure":
+    plan, randomness = session.federation.plan.client, session.federation.plan.randomness
+    if session.correlation is not None and plan is not None and randomness == "secure":
         # The round released again carries earlier rounds' clients too, under new noise: all pay for one more event.
         again = Event(plan.event.noise_multiplier, 1.0, "none", plan.event.relation)
         session.ledger.charge(0, [Charge("client", again, 1, None)])
@@ -174,7 +182,9 @@ def default_directory(scenario: Scenario) -> Path:
 
 
 def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
+    """A run in progress, at its beginning."""
     plan, scenario, size = federation.plan, federation.scenario, federation.state_size
+    here = federation.holdings.remote is None  # else clients keep their state themselves
     session = Session(
         federation=federation,
         directory=directory,
@@ -183,7 +193,7 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         clip_norms=plan.clip_norms(),
         combiner=Combiner(federation),
         memory=torch.zeros(scenario.algorithm.memory_size(federation.layout), device=federation.device),
-        store=ClientStore(directory.path / "state", len(federation.population), size) if size else None,
+        store=ClientStore(directory.path / "state", len(federation.population), size) if size and here else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
     schedule = federation.pace.schedule if federation.pace is not None else None
@@ -199,8 +209,10 @@ def _ledger(federation: Federation, directory: RunDirectory) -> Ledger:
     path = Path(shared) if shared else directory.path / "ledger.db"
     limits = {unit.unit: Limit(unit.budget, unit.deltas) for unit in plan.units if unit.budget is not None}
     # With a seed, a round that is run again after a crash releases the same values, so it is charged once. With secure
-    # randomness it releases new ones: a name of its own makes every start of the run pay for what it releases.
-    name = directory.run_id if plan.randomness == "reproducible" else f"{directory.run_id}/{secrets.token_hex(4)}"
+    # randomness it releases new ones: a name of its own makes every start of the run pay for what it releases. Sites
+    # send the same answer again, whatever their randomness; only noise that the server adds would be new.
+    same = plan.randomness == "reproducible" or (federation.holdings.remote is not None and not plan.trusts_the_server)
+    name = directory.run_id if same else f"{directory.run_id}/{secrets.token_hex(4)}"
     return Ledger(path, federation.population.digest(), len(federation.population), name, limits)
 
 
@@ -237,6 +249,7 @@ def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | Non
 
 
 def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
+    """Run the loop; how it ended, and why."""
     try:
         loop()
     except BudgetExhausted as error:
@@ -249,6 +262,7 @@ def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
 
 
 def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
+    """Write what a run leaves behind."""
     directory, federation = session.directory, session.federation
     if session.store is not None:
         session.store.rewind(session.progress.round)  # a round that was not finished is no part of what is said
