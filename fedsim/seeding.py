@@ -29,6 +29,7 @@ class Stream(IntEnum):
     ATTACK = 25
     COMPRESSION = 27
     ROOT = 28
+    SWEEP = 30
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:
