@@ -46,7 +46,7 @@ class Worker:
         self.ready = False  # until its imports are done
         with open(settings.folder / LOG, "ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedsim.sweeps.worker"],
+                settings.command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -97,6 +97,7 @@ class Workers:
     threads: int
     folder: Path
     lock: int
+    command: tuple[str, ...] = (sys.executable, "-m", "fedsim.sweeps.worker")
 
     def environment(self) -> dict[str, str]:
         """The workers' environment: imports as here, and so many threads each."""

@@ -32,7 +32,7 @@ class SweepDirectory:
         import tomli_w
 
         try:
-            (path / "runs").mkdir(parents=True)
+            (path / "runs").mkdir(parents=True, exist_ok=unbegun(path))
         except FileExistsError as error:
             raise BadInput(f"The sweep's directory {path} exists already; name another, or use --resume.") from error
         except OSError as error:
@@ -44,9 +44,7 @@ class SweepDirectory:
 
     @classmethod
     def open(cls, path: Path) -> SweepDirectory:
-        """A sweep that was stopped; raises ``BadInput`` if there is none, or if somebody works on it."""
-        if not (path / SWEEP_FILE).exists():
-            raise BadInput(f"{path} is not a sweep's directory: it has no {SWEEP_FILE}.")
+        """A sweep that was stopped; raises ``BadInput`` if somebody works on it."""
         directory = cls(path)
         for name in ("trials.jsonl", "rungs.jsonl"):
             _cut(path / name)
@@ -89,6 +87,12 @@ class SweepDirectory:
         kept = sorted(rows, key=lambda row: (row["trial"], row["seed"]))
         table = [{key: value for key, value in row.items() if key not in TIMINGS} for row in kept]
         self.write("table.json", json.dumps(jsonable(table), indent=1) + "\n")
+
+
+def unbegun(path: Path) -> bool:
+    """Whether a sweep was stopped here before what it was to do was written."""
+    first = {"runs", ".lock", BASE_FILE, BASE_FILE + ".part", SWEEP_FILE + ".part"}
+    return path.is_dir() and (path / "runs").is_dir() and {file.name for file in path.iterdir()} <= first
 
 
 def _locked(path: Path) -> int:

@@ -19,7 +19,7 @@ from fedsim.federation import build_federation
 from fedsim.record import jsonable
 from fedsim.sweeps.objectives import COSTS
 from fedsim.sweeps.outcome import outcome
-from fedsim.sweeps.record import SweepDirectory
+from fedsim.sweeps.record import SweepDirectory, unbegun
 from fedsim.sweeps.runner import Runner, Watcher, resolved
 from fedsim.sweeps.search import PROPOSERS, grid, random_values
 from fedsim.sweeps.settings import Sweep, load_sweep
@@ -75,15 +75,16 @@ def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) 
     if source.is_dir():
         if not resume or out is not None or overrides:
             raise BadInput(f"{source} is a directory; go on with the sweep in it by: fedsim sweep {source} --resume")
-        directory = SweepDirectory.open(source)
-        return directory, load_sweep(source)
+        plan = load_sweep(source)
+        return SweepDirectory.open(source), plan
     if resume and out is None:
         raise BadInput("--resume: name the sweep's directory to go on with, as SWEEP or by --out.")
     wanted = load_sweep(source, overrides)
-    if resume and out is not None and out.exists():
-        directory = SweepDirectory.open(out)
-        return directory, _same(wanted, load_sweep(out), out)
-    if out is not None and out.exists():
+    begun = out is not None and out.exists() and not (resume and unbegun(out))
+    if out is not None and begun and resume:
+        plan = _same(wanted, load_sweep(out), out)
+        return SweepDirectory.open(out), plan
+    if begun:
         raise BadInput(f"The sweep's directory {out} exists already; name another, or use --resume.")
     plan = _prepared(wanted)
     path = out if out is not None else Path("sweeps") / f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
