@@ -9,7 +9,8 @@ import pytest
 
 from tests.conftest import EXAMPLE_PRIVACY, SMALL
 
-BASE = SMALL + EXAMPLE_PRIVACY.replace("noise_multiplier = 1.1", "target_epsilon = 3.0")
+# A public rate is the same for all clients, so that there is one noise to calibrate.
+BASE = SMALL + EXAMPLE_PRIVACY.replace("noise_multiplier = 1.1", "target_epsilon = 3.0\nsampling_rate = 0.3")
 
 
 @pytest.fixture
