@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ def main() -> None:
 
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who wants it to stop ends it; its run goes on from its checkpoint
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     say({"ready": True})
     while True:
