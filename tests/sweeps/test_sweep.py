@@ -244,3 +244,21 @@ def test_the_sweeps_of_the_repository_are_valid(name, monkeypatch):
     trials = PROPOSERS[sweep.search.method](sweep, [], {})
     check_trials(sweep, trials)
     assert trials[-1].values in ({"privacy.example.target_epsilon": "inf"}, {"privacy.client.target_epsilon": "inf"})
+
+
+def test_a_paused_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedsim.running.build_report", lambda path: None)
+    write(tmp_path, "", "rounds = [1]", 4)
+    scenario = fedsim.load_scenario(tmp_path / "small.toml")
+    whole = fedsim.run(scenario, tmp_path / "whole")
+    paused = fedsim.run(scenario, tmp_path / "paused", until=2)
+    assert (paused.summary["status"], paused.summary["rounds"]) == ("interrupted", 2)
+    assert paused.summary["status_reason"] == "Paused after round 2."
+    again = fedsim.resume(tmp_path / "paused", until=2)
+    assert again.summary["rounds"] == 2
+    done = fedsim.resume(tmp_path / "paused", until=9)
+    assert done.summary["status"] == "completed"
+    assert done.metrics == whole.metrics
+    assert done.privacy[0]["epsilon"] == whole.privacy[0]["epsilon"]
+    files = (tmp_path / "whole" / "model.safetensors", tmp_path / "paused" / "model.safetensors")
+    assert files[0].read_bytes() == files[1].read_bytes()
