@@ -12,7 +12,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
-from fedsim import cli_data, cli_deploy
+from fedsim import cli_data, cli_deploy, cli_sweep
 from fedsim.errors import BadInput, FedsimError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_deploy.app, name="deploy")
+app.command()(cli_sweep.sweep)
 
 SET_HELP = "Set any value of the scenario, e.g. --set privacy.example.target_epsilon=2 (repeatable)."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=SET_HELP)]

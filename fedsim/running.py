@@ -71,11 +71,16 @@ class Result:
 
 
 def run(
-    scenario: Scenario, out: str | Path | None = None, on_round: OnRound | None = None, on_ready: OnReady | None = None
+    scenario: Scenario,
+    out: str | Path | None = None,
+    on_round: OnRound | None = None,
+    on_ready: OnReady | None = None,
+    until: int | None = None,
 ) -> Result:
     """Run a scenario; ``out`` is the run directory (default ``runs/<name>-<digest>-<time>``) and must not exist.
 
-    ``on_ready`` is called once with the federation, ``on_round`` after every round with its line of rounds.jsonl.
+    ``on_ready`` is called once with the federation, ``on_round`` after every round with its line of rounds.jsonl. After
+    ``until`` rounds the run pauses: it is "interrupted", and can be resumed. A cross-validation does not pause.
     Raises ``BadInput`` before anything is written, or ``FedsimError`` later; a spent budget is no error but a status.
     """
     began = time.perf_counter()
@@ -95,7 +100,9 @@ def run(
     with opened(federation) as (grid, placed):
         path = Path(out) if out is not None else default_directory(federation.scenario)
         directory = RunDirectory.create(path, federation.scenario)
-        return _execute(_open(placed, directory, on_round), grid, began, on_ready)
+        session = _open(placed, directory, on_round)
+        session.until = until
+        return _execute(session, grid, began, on_ready)
 
 
 def _run_folds(
@@ -115,7 +122,9 @@ def _run_folds(
     return Result(directory.path, _read_summary(directory.path))
 
 
-def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady | None = None) -> Result:
+def resume(
+    path: str | Path, on_round: OnRound | None = None, on_ready: OnReady | None = None, until: int | None = None
+) -> Result:
     """Go on with a run that was stopped, from its last checkpoint; the result is that of never having stopped."""
     began = time.perf_counter()
     directory = RunDirectory(Path(path))
@@ -133,6 +142,7 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
         return resume_deployed(directory, scenario, (on_round, on_ready))
     with opened(build_federation(scenario)) as (grid, federation):
         session = _open(federation, directory, on_round)
+        session.until = until
         _go_back(session)
         return _execute(session, grid, began, on_ready)
 
@@ -256,6 +266,8 @@ def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
         return "budget_exhausted", str(error)
     except KeyboardInterrupt:
         return "interrupted", f"Stopped by the user after round {session.progress.round}."
+    if not session.finished:
+        return "interrupted", f"Paused after round {session.progress.round}."
     if session.early_stopped and session.progress.round < session.federation.scenario.rounds:
         return "early_stopped", "The test loss no longer improved."
     return "completed", "All rounds were run."

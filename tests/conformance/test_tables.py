@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tomllib
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
@@ -33,7 +34,8 @@ from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, settings_of
 from tests.samples import tasks_of
 from tests.tasks.made import Made
 
-SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
+FILES = sorted((Path(__file__).parents[2] / "scenarios").glob("*.toml"))
+SCENARIOS = [file for file in FILES if "sweep" not in tomllib.loads(file.read_text())]
 TABLES = {
     "data.source": SOURCES,
     "population.partition.kind": PARTITIONS,
