@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from fedsim.foresight import Plan, plan
     from fedsim.loading import ScenarioError, load_scenario, parse_scenario
     from fedsim.report import build_report
-    from fedsim.running import Result, resume, run
+    from fedsim.result import Result
+    from fedsim.running import resume, run
     from fedsim.scenario import Scenario
+    from fedsim.sweeps import SweepResult, sweep
     from fedsim.tracking.exporting import export
 
 _HOMES = {
@@ -26,9 +28,10 @@ _HOMES = {
     "Comparison": "fedsim.comparing",
     "FedsimError": "fedsim.errors",
     "Plan": "fedsim.foresight",
-    "Result": "fedsim.running",
+    "Result": "fedsim.result",
     "Scenario": "fedsim.scenario",
     "ScenarioError": "fedsim.loading",
+    "SweepResult": "fedsim.sweeps",
     "build_report": "fedsim.report",
     "compare": "fedsim.comparing",
     "describe": "fedsim.describing",
@@ -38,6 +41,7 @@ _HOMES = {
     "plan": "fedsim.foresight",
     "resume": "fedsim.running",
     "run": "fedsim.running",
+    "sweep": "fedsim.sweeps",
 }
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "Result",
     "Scenario",
     "ScenarioError",
+    "SweepResult",
     "build_report",
     "compare",
     "describe",
@@ -58,6 +63,7 @@ __all__ = [
     "plan",
     "resume",
     "run",
+    "sweep",
 ]
 
 

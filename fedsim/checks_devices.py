@@ -34,10 +34,25 @@ def check_places(scenario: Scenario, clients: int, name: str = "training clients
 def check_sent(scenario: Scenario, beside_update: int, memory: int) -> Iterator[str]:
     """Why an algorithm whose clients or server send so many values beside the model does not go with a method."""
     method, algorithm = scenario.asynchronous, getattr(scenario.algorithm, "name", "")
-    if method is not None and method.mixes and (beside_update or memory):
+    if method is None or not (beside_update or memory):
+        return
+    if method.mixes:
         yield (
             f'asynchronous.kind = "{method.kind}": it mixes models, and algorithm.name = "{algorithm}" '
             'sends more than models; use "fedbuff"'
+        )
+    if method.staleness.kind != "constant":
+        yield (
+            f'asynchronous.staleness.kind = "{method.staleness.kind}": with algorithm.name = "{algorithm}" the server '
+            "keeps or multiplies means of what clients report, which must count every report whole; use "
+            'asynchronous.staleness = { kind = "constant" }'
+        )
+    local = scenario.algorithm.local
+    if beside_update > 1 and (local.schedule.kind != "constant" or local.warmup_rounds):
+        yield (
+            f'algorithm.local.schedule.kind = "{local.schedule.kind}", algorithm.local.warmup_rounds = '
+            f'{local.warmup_rounds}: clients of algorithm.name = "{algorithm}" report gradients in units of a round\'s '
+            "path, and with [asynchronous] reports of different rounds meet; use a constant learning rate"
         )
 
 

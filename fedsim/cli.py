@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedsim import cli_compare, cli_data, cli_export, cli_plan
+from fedsim import cli_compare, cli_data, cli_deploy, cli_export, cli_plan, cli_sweep
 from fedsim.errors import BadInput, FedsimError
 
 if TYPE_CHECKING:
-    from fedsim.running import Result
+    from fedsim.result import Result
     from fedsim.scenario import Scenario
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ app.add_typer(cli_data.app, name="data")
 app.command()(cli_compare.compare)
 app.command()(cli_export.export)
 app.command(cls=cli_plan.PlanCommand)(cli_plan.plan)
+app.add_typer(cli_deploy.app, name="deploy")
+app.command()(cli_sweep.sweep)
 
 SET_HELP = "Set any value of the scenario, e.g. --set privacy.example.target_epsilon=2 (repeatable)."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=SET_HELP)]
@@ -41,6 +43,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 def run(
     scenario: ScenarioFile,
     out: Annotated[Path | None, typer.Option(help="Run directory; must not exist, unless with --resume.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Where clients live: inprocess or deployment.")] = None,
+    connection: Annotated[str | None, typer.Option(help="With deployment: the SuperLink's name in Flower.")] = None,
     go_on: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out if it was stopped.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -51,7 +55,9 @@ def run(
     import fedsim
     from fedsim.console import watch
 
-    loaded = fedsim.load_scenario(scenario, overrides or ())
+    chosen = [f'engine.kind="{engine}"'] if engine else []
+    chosen += [f'engine.deployment.connection="{connection}"'] if connection else []
+    loaded = fedsim.load_scenario(scenario, [*chosen, *(overrides or ())])
     if go_on and out is None:
         raise BadInput("--resume: name the run directory to go on with by --out.")
     with watch(loaded.rounds, quiet or as_json) as display:

@@ -188,7 +188,7 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     local, trainer = federation.scenario.algorithm.local, federation.trainer
     threads = min(federation.workers, trainer.parallel_blocks)
     private = federation.plan.example is not None
-    beyond = 4 * 2 * (2 * (federation.report_size - federation.layout.size) + federation.state_size)
+    beyond = 4 * 2 * (2 * max(0, federation.report_size - federation.layout.size) + federation.state_size)
     per_client = trainer.bytes_per_client(local.batch_size, private) + beyond
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))

@@ -13,7 +13,7 @@ from fedsim.report.plain import duration
 
 if TYPE_CHECKING:
     from fedsim.federation import Federation
-    from fedsim.running import Result
+    from fedsim.result import Result
 
 
 class Display:

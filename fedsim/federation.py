@@ -173,7 +173,7 @@ def paced(scenario: Scenario, module: nn.Module, population: Population) -> Pace
     memory, report = algorithm.memory_size(layout), algorithm.report_size(layout)
     if problems := list(check_sent(scenario, report - layout.size, memory)):
         raise BadInput("; ".join(problems) + ".")
-    received = layout.size + (memory if algorithm.sends_memory else 0)
+    received = (layout.size if algorithm.sends_model else 0) + (memory if algorithm.sends_memory else 0)
     sent = Channel(scenario.communication, layout.size, report).bytes_up
     return make_pace(scenario, population.sizes, 4 * received, sent)
 

@@ -43,7 +43,7 @@ def examples_trained(scenario: Scenario, sizes: NDArray[np.int64]) -> Floats:
     if example is not None:
         rates = example_rates(scenario, example, sizes)
         return np.asarray(local_steps(scenario, rates) * rates * sizes, np.float64)
-    if local.steps is None:
+    if local.steps is None or scenario.algorithm.one_step:
         return np.asarray(local.epochs * sizes, np.float64)
     passes, rest = np.divmod(local.steps, -(-sizes // local.batch_size))
     return np.asarray(passes * sizes + rest * local.batch_size, np.float64)

@@ -65,6 +65,7 @@ class Session:
     losses: list[float] = field(default_factory=list)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
     tracking: Live | None = None
+    until: int | None = None  # after so many rounds it pauses
 
     def state(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs beside ``progress``."""
@@ -98,6 +99,11 @@ class Session:
         return self.progress.round >= self.federation.scenario.rounds or self.early_stopped
 
     @property
+    def paused(self) -> bool:
+        """It went as far as it was to go for now."""
+        return self.until is not None and self.progress.round >= self.until
+
+    @property
     def early_stopped(self) -> bool:
         """The test loss has not improved for ``patience`` evaluations."""
         stopping = self.federation.scenario.evaluation.early_stopping
@@ -119,13 +125,13 @@ def main(grid: Grid, context: Context) -> None:
 def run_rounds(session: Session, grid: Grid) -> None:
     """The round loop. Raises ``BudgetExhausted`` before a round that the budget does not allow."""
     federation, server = session.federation, session.server
-    while not session.finished:
+    while not (session.finished or session.paused):
         started, round_ = time.perf_counter(), session.progress.round + 1
         outing = set_out(session, round_)
         session.ledger.charge(round_, charges(federation.plan, outing))
         look_again(session, outing.asked)
         sums = exchange(session, grid, outing)
-        step(session, release(session, sums, round_), outing.uploads(sums.updates.clients))
+        step(session, release(session, sums, round_), outing.uploads(sums.counted))
         if not torch.isfinite(server.params).all():
             raise FedsimError(
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
@@ -206,7 +212,7 @@ def step(session: Session, aggregate: Tensor | None, arrived: int) -> None:
     federation, server = session.federation, session.server
     clients, plan = len(federation.population), federation.plan
     # Where noise hides who took part, so must what the algorithm makes of their number.
-    took_part = plan.client.expected_weight if plan.client else arrived
+    took_part = plan.client.expected_weight if plan.client and plan.trusts_the_server else arrived
     round_, params = session.progress.round + 1, server.params.detach()
     algorithm = federation.scenario.algorithm.in_round(round_, federation.scenario.rounds, session.losses)
     update, memory = algorithm.conclude(aggregate.to(params.dtype), params, session.memory, took_part / clients)
@@ -286,8 +292,6 @@ def finish_round(session: Session, outing: Outing, answered: int, started: float
     if session.store is not None:
         session.store.keep(round_)
     session.directory.save_checkpoint(session.state(), progress)
-    if session.tracking is not None:
-        session.tracking.row(row)
     session.on_round(row)
 
 

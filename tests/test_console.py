@@ -12,7 +12,7 @@ import fedsim
 from fedsim.console import Display, print_result
 from fedsim.federation import build_federation
 from fedsim.loading import parse_scenario
-from fedsim.running import Result
+from fedsim.result import Result
 from fedsim.tasks import Regression
 from tests.conftest import SMALL
 from tests.tasks.made import Made

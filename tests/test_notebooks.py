@@ -11,7 +11,7 @@ import pytest
 import fedsim
 from fedsim.console import as_lines, print_result
 from fedsim.loading import parse_scenario
-from fedsim.running import Result
+from fedsim.result import Result
 
 BASE = "name = 'small'\nrounds = 6\n[population]\nclients = 20\n[cohort]\nsampling = { kind = 'poisson', rate = 0.3 }\n"
 PRIVATE = BASE + "[privacy.client]\nclip_norm = 1.0\nnoise_multiplier = 1.5\ndelta = 1e-3\nbudget = 4.0\n"

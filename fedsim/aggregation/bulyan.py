@@ -56,12 +56,13 @@ def nearest_mean(values: Float[Tensor, "params clients"], kept: int) -> Float[Te
     """Of values in order, the mean of the ``kept`` ones nearest to the median: they follow one another."""
     clients = values.shape[1]
     median = values[:, (clients - 1) // 2].lerp(values[:, clients // 2], 0.5)
-    # Of all such windows, the one whose farther end is nearest.
-    window = values[:, :kept].sum(1, dtype=torch.float64)
-    best, reach = window.clone(), torch.maximum(median - values[:, 0], values[:, kept - 1] - median)
+    # Of all such windows, the one whose farther end is nearest. It is added up by itself: of a running sum that a huge
+    # value has gone through no digit is left.
+    best = torch.zeros(len(values), 1, dtype=torch.int64, device=values.device)
+    reach = torch.maximum(median - values[:, 0], values[:, kept - 1] - median)
     for first in range(1, clients - kept + 1):
-        window += values[:, first + kept - 1].double() - values[:, first - 1].double()
         farther = torch.maximum(median - values[:, first], values[:, first + kept - 1] - median)
-        best = torch.where(farther < reach, window, best)
+        best[farther < reach] = first
         reach = torch.minimum(reach, farther)
-    return (best / kept).to(values.dtype)
+    window = values.gather(1, best + torch.arange(kept, device=values.device))
+    return window.mean(1, dtype=torch.float64).to(values.dtype)

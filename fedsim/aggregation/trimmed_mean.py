@@ -14,6 +14,9 @@ from fedsim.aggregation.aggregator import Aggregator
 from fedsim.aggregation.ranks import sorted_values
 from fedsim.settings import section
 
+# 0.29 of 100 is 29, not the number below 28.999999999999996.
+ROUNDING = 1e-9
+
 
 @section
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class TrimmedMean(Aggregator):
     ) -> Float[Tensor, " params"]:
         """The mean of each column without ``share`` of its values, rounded down, at each end."""
         result = torch.empty_like(updates[0])
-        cut = int(self.share * len(updates))
+        cut = int(self.share * len(updates) + ROUNDING)
         for part, values in sorted_values(updates):
             result[part] = values[:, cut : len(updates) - cut].mean(1)
         return result

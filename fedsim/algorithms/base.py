@@ -147,6 +147,8 @@ class Algorithm:
     # In the words of the privacy statement: what clients report beside their update, what the server's memory is that
     # they get beside the model, and what each client keeps.
     also_reports: ClassVar[str | None] = None
+    # Why DP-SGD's guarantee covers that.
+    also_reports_made_of: ClassVar[str] = "made of noised gradients alone"
     also_sends: ClassVar[str | None] = None
     keeps: ClassVar[str | None] = None
 

@@ -51,6 +51,11 @@ class FedDyn(Algorithm):
         return replace(trained, state=given.state - self.alpha * trained.updates)
 
     def conclude(self, aggregate: Tensor, params: Tensor, memory: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """The mean update, corrected by the mean of all clients' states, of which ``share`` changed."""
+        """The mean update, corrected by the mean of all clients' states, of which ``share`` changed.
+
+        Where nobody took part there is no mean to correct, and the model stays where it is.
+        """
+        if share == 0:
+            return aggregate, memory
         memory = memory - self.alpha * share * aggregate
         return aggregate - memory / self.alpha, memory

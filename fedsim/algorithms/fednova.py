@@ -31,6 +31,10 @@ class FedNova(Algorithm):
     name: Literal["fednova"] = "fednova"
     mu: NonNegative = 0.0
     also_reports: ClassVar[str | None] = "its effective number of local steps"
+    also_reports_made_of: ClassVar[str] = (
+        "it follows from the settings, and where these say no more than epochs from how many records it holds (n_i), "
+        "which is treated as public"
+    )
     refuses_client_level: ClassVar[str | None] = (
         "how many steps a client takes follows how many records it holds, and is too large a number to be clipped "
         'together with the update; use "fedavg" and set algorithm.local.steps, so that all take equally many'

@@ -70,6 +70,8 @@ class MimeLite(Algorithm):
         return replace(trained, updates=torch.cat([trained.updates, self.path_length * gradients], dim=1))
 
     def conclude(self, aggregate: Tensor, params: Tensor, memory: Tensor, share: float) -> tuple[Tensor, Tensor]:
-        """The update, and the momentum with the gradient's mean."""
+        """The update, and the momentum with the gradient's mean; where nobody took part it stays as it is."""
         update, gradient = aggregate.split(len(params))
+        if share == 0:
+            return update, memory
         return update, self.momentum * memory + (1 - self.momentum) / self.path_length * gradient

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import BadInput
-from fedsim.report.inputs import Json, read_document, read_lines
+from fedsim.report.inputs import Json, json_lines, read_document
 
 # What names a run, or says where its numbers go: no setting of what is trained.
 APART = ("name", "seed", "output")
@@ -29,7 +29,7 @@ class Run:
     @cached_property
     def rounds(self) -> list[Json]:
         """The lines of rounds.jsonl."""
-        return read_lines(self.path / "rounds.jsonl")
+        return json_lines(self.path / "rounds.jsonl")
 
     @cached_property
     def clients(self) -> Json:

@@ -69,8 +69,6 @@ def selection_epsilon(base: Composition, delta: float, tries: Tries) -> float:
     By Renyi divergences: theorem 2 of Papernot and Steinke 2022 (arXiv 2110.03620), theorem 6 for a Poisson number.
     Infinite where an event has no noise. Raises ValueError for delta outside (0, 1) and what ``epsilon`` refuses.
     """
-    import dp_accounting
-
     check_delta(delta)
     epsilon(base, delta)  # refuses compositions that mean nothing
     live = [(capped(event), count) for event, count in base if event.rate > 0 and event.noise_multiplier < math.inf]
@@ -78,9 +76,19 @@ def selection_epsilon(base: Composition, delta: float, tries: Tries) -> float:
         return 0.0
     if any(event.noise_multiplier == 0 for event, _ in live):
         return math.inf
-    curve = np.sum([count * _curve(event) for event, count in live], axis=0)
-    selected = _poisson(curve, tries.mean) if tries.shape == POISSON else _negative_binomial(curve, tries)
-    return max(0.0, float(dp_accounting.rdp.compute_epsilon(_ORDERS, selected, delta)[0]))
+    return converted(selected(np.sum([count * divergences(event) for event, count in live], axis=0), tries), delta)
+
+
+def selected(curve: Floats, tries: Tries) -> Floats:
+    """Renyi divergences of publishing the best of ``tries`` runs, from those of each run ``[orders]``."""
+    return _poisson(curve, tries.mean) if tries.shape == POISSON else _negative_binomial(curve, tries)
+
+
+def converted(curve: Floats, delta: float) -> float:
+    """Upper bound on epsilon at ``delta`` of what has these Renyi divergences ``[orders]``."""
+    import dp_accounting
+
+    return max(0.0, float(dp_accounting.rdp.compute_epsilon(_ORDERS, curve, delta)[0]))
 
 
 def naive_epsilon(base: Composition, delta: float, tries: int) -> float:
@@ -109,8 +117,8 @@ def _delta(curve: Floats, epsilons: Floats) -> Floats:
     return np.asarray(np.exp(np.minimum(logs.min(axis=1), 0.0)), dtype=np.float64)
 
 
-def _curve(event: Event) -> Floats:
-    """Renyi divergence of one event at each of _ORDERS, never above that of the unsampled Gaussian."""
+def divergences(event: Event) -> Floats:
+    """Renyi divergence of one event with noise at each order ``[orders]``, never above the unsampled Gaussian's."""
     unsampled = _ORDERS * sensitivity(event) ** 2 / (2 * event.noise_multiplier**2)
     if event.rate == 1:
         return unsampled

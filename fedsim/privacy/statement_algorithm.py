@@ -14,7 +14,7 @@ def beside_updates(federation: Federation, plan: ExamplePlan | ClientPlan) -> It
     algorithm = federation.scenario.algorithm
     if algorithm.also_reports is not None:
         how = (
-            "made of noised gradients alone"
+            algorithm.also_reports_made_of
             if isinstance(plan, ExamplePlan)
             else "in one vector, which is clipped and noised as a whole"
         )

@@ -16,6 +16,11 @@ def device_assumptions(federation: Federation, plan: ExamplePlan | ClientPlan) -
         "When a client is there, how long it takes and whether it fails count as public: they follow from its device "
         "and from how many records it holds, not from what is in them."
     )
+    if isinstance(plan, ClientPlan) and federation.plan.hides_the_cohort:
+        yield (
+            "When each round ends tells of who was drawn, which must stay secret: who gets the models must not see it, "
+            "unless the server lets every round last equally long."
+        )
     if federation.pace.schedule is None or not isinstance(plan, ClientPlan):
         return
     if plan.placement == "server":

@@ -28,7 +28,7 @@ def read_record(run_directory: Path) -> RunRecord:
     return RunRecord(
         scenario=_text(run_directory / "scenario.toml"),
         environment=read_document(run_directory / "environment.json"),
-        rounds=read_lines(run_directory / "rounds.jsonl"),
+        rounds=json_lines(run_directory / "rounds.jsonl"),
         clients=read_document(run_directory / "clients.json"),
         summary=_required(run_directory / "summary.json"),
         pictures=read_document(run_directory / "pictures.json"),
@@ -41,7 +41,7 @@ def _text(path: Path) -> str:
 
 def read_document(path: Path) -> Json:
     """The JSON object in a file, empty where there is none; raises ValueError, naming it, where it is damaged."""
-    return _object(path, path.read_text(encoding="utf-8")) if path.exists() else {}
+    return json_object(path, path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _required(path: Path) -> Json:
@@ -50,17 +50,18 @@ def _required(path: Path) -> Json:
     return read_document(path)
 
 
-def read_lines(path: Path) -> list[Json]:
+def json_lines(path: Path) -> list[Json]:
     """One object per line; a torn last line, which a killed run did not finish, is left out."""
     complete, _, last = _text(path).rpartition("\n")
-    rounds = [_object(path, line) for line in complete.splitlines() if line.strip()]
+    rounds = [json_object(path, line) for line in complete.splitlines() if line.strip()]
     try:
-        return [*rounds, _object(path, last)]
+        return [*rounds, json_object(path, last)]
     except ValueError:
         return rounds
 
 
-def _object(path: Path, text: str) -> Json:
+def json_object(path: Path, text: str) -> Json:
+    """The JSON object in a text; raises ValueError, naming the file, where it is none."""
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedsim.comparing.runs import flat
 from fedsim.errors import BadInput
-from fedsim.report.inputs import read_document, read_lines
+from fedsim.report.inputs import json_lines, read_document
 from fedsim.tracking import EXPORTS
 from fedsim.tracking.base import Tracked, require
 
@@ -43,6 +43,6 @@ def _write(path: Path, to: str, folder: Path) -> None:
     began = (path / "scenario.toml").stat().st_mtime
     run = Tracked(path.resolve().name, str(environment.get("run_id", "unknown")), settings, folder, began)
     sink = EXPORTS[to].open(run)
-    for row in read_lines(path / "rounds.jsonl"):
+    for row in json_lines(path / "rounds.jsonl"):
         sink.row(row)
     sink.close(summary)

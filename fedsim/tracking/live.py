@@ -92,3 +92,15 @@ class Live:
             self.sinks.pop(name, None)
             self.failures[name] = f"{name} failed and got nothing more ({type(error).__name__}): {error}"
             logging.getLogger("fedsim").warning("%s. The run goes on; its record is whole.", self.failures[name])
+
+
+def both(live: Live | None, on_round: Callable[[Row], None]) -> Callable[[Row], None]:
+    """What tells the sinks, if there are any, and then whoever watches."""
+    if live is None:
+        return on_round
+
+    def tell(row: Row) -> None:
+        live.row(row)
+        on_round(row)
+
+    return tell

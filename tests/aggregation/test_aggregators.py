@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from fedsim.aggregation import AGGREGATORS
-from fedsim.aggregation.bulyan import Bulyan
+from fedsim.aggregation.bulyan import Bulyan, nearest_mean
 from fedsim.aggregation.centred_clipping import CentredClipping
 from fedsim.aggregation.fltrust import FLTrust
 from fedsim.aggregation.geometric_median import GeometricMedian
@@ -92,6 +92,28 @@ def test_bulyan_is_the_slow_loop(clients, attackers):
     median = np.median(picked, axis=0)
     (expected,) = aggregate_n_closest_weights([median], [[row] for row in picked], clients - 4 * attackers)
     close(Bulyan(attackers=attackers).aggregate(updates, weights), expected)
+
+
+@pytest.mark.parametrize("size", [1e9, -1e20, 3e38])
+def test_two_liars_that_agree_do_no_harm_to_bulyan(size):
+    """Of the last few updates Krum likes two that are the same; the values nearest to the median leave them out."""
+    updates, weights = updates_of(11)
+    updates[3] = updates[8] = size
+    honest = updates[[client for client in range(11) if client not in (3, 8)]]
+    found = Bulyan(attackers=2).aggregate(updates, weights)
+    # Each value is a mean of three honest ones.
+    assert (found <= honest.sort(0).values[-3:].mean(0) + 1e-6).all()
+    assert (found >= honest.sort(0).values[:3].mean(0) - 1e-6).all()
+    rows, kept = updates[:7].t().sort(1).values, 3
+    (expected,) = aggregate_n_closest_weights([np.median(rows, axis=1)], [[row] for row in rows.t().numpy()], kept)
+    close(nearest_mean(rows, kept), expected)
+
+
+def test_a_share_of_the_clients_that_is_a_whole_number_is_cut():
+    """In floats 0.29 of 100 is a little less than 29."""
+    updates, weights = updates_of(100)
+    middle = updates.sort(0).values[29:71]
+    close(TrimmedMean(share=0.29).aggregate(updates, weights), middle.double().mean(0))
 
 
 def test_the_geometric_median_is_the_minimum():

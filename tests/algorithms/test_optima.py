@@ -160,7 +160,10 @@ def flowers_round(params, updates, losses, q):
 
 def test_a_cohort_of_nobody_moves_nothing():
     """Sums of no reports are zero; the algorithms must make nothing of them but what they remember."""
-    layout, start = Layout(("w",), ((SIZE,),)), torch.ones(SIZE)
+    layout = Layout(
+        ("first.weight", "norm.weight", "last.weight"), ((SIZE - 2,), (1,), (1,)), frozenset(["norm.weight"])
+    )
+    start = torch.ones(SIZE)
     for cls in ALGORITHMS.values():
         algorithm = cls()
         nothing = torch.zeros(algorithm.report_size(layout))

@@ -379,7 +379,7 @@ def test_error_feedback_and_own_models_share_a_client_s_row(tmp_path):
 
 
 def test_a_run_in_which_every_own_model_diverges_says_so(tmp_path):
-    overrides = [*settings_of("ditto"), "algorithm.lam=1e30"]
+    overrides = [*settings_of("finetune"), "algorithm.personal_learning_rate=1e30"]
     with pytest.raises(fedsim.errors.FedsimError, match="every client's own model is NaN or infinite"):
         fedsim.run(parse_scenario(SMALL, "small", overrides), tmp_path / "run")
 

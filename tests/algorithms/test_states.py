@@ -10,10 +10,12 @@ import pytest
 import torch
 
 import fedsim
+import fedsim.devices
 from fedsim.algorithms import ALGORITHMS
 from fedsim.client import train_clients
 from fedsim.client_store import ClientStore
-from fedsim.errors import BadInput
+from fedsim.engines import InProcessGrid
+from fedsim.errors import BadInput, FedsimError
 from fedsim.federation import build_federation
 from fedsim.record import RunDirectory
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
@@ -102,6 +104,61 @@ def test_under_client_level_privacy_the_share_is_the_expected_one(tmp_path):
     assert seen == [pytest.approx(0.6)] * 4
 
 
+LOCAL_PRIVACY = CLIENT_PRIVACY + 'placement = "client"\n'
+
+
+def test_with_local_noise_the_share_is_that_of_the_reports_in_the_mean(tmp_path):
+    """The server sees who answers, and averages over those: to take half of them for all would count them twice."""
+    seen = []
+    devices = 'devices.availability={kind="probability", probability=0.5}'
+    chosen = scenario("scaffold", "rounds=4", 'cohort.sampling={kind="all"}', devices, privacy=LOCAL_PRIVACY)
+    honest = ALGORITHMS["scaffold"].conclude
+
+    def watched(self, aggregate, params, memory, share):
+        seen.append(share)
+        return honest(self, aggregate, params, memory, share)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ALGORITHMS["scaffold"], "conclude", watched)
+        fedsim.run(chosen, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run/rounds.jsonl").read_text().splitlines()]
+    assert min(row["dropped"] for row in rows) < max(row["dropped"] for row in rows)
+    assert seen == [pytest.approx((row["cohort"] - row["dropped"]) / 6) for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["mean", "trimmed_mean"])
+def test_the_mean_control_variate_is_that_of_clients_also_where_some_send_nan(kind, tmp_path):
+    """An aggregator that sees every report leaves NaN out of its mean; in a sum it is a zero."""
+    overrides = ["rounds=4", f"algorithm.aggregation.kind={kind}", 'attack={kind="nan", fraction=0.3}']
+    overrides += ["algorithm.aggregation.share=0.0"] if kind == "trimmed_mean" else []
+    run = fedsim.run(scenario("scaffold", *overrides), tmp_path / "run").directory
+    made = build_federation(scenario("scaffold", *overrides))
+    tensors, _ = RunDirectory(run).load_checkpoint()
+    kept = np.fromfile(run / "state" / "rows.f32", np.float32).reshape(6, -1)[~made.holdings.attacks]
+    assert len(kept) == 4
+    torch.testing.assert_close(6 * tensors["memory"], torch.from_numpy(kept.sum(0)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["feddyn", "mimelite", "scaffold"])
+def test_a_round_in_which_nobody_answers_changes_nothing(name, tmp_path, monkeypatch):
+    """Clients are there in the first two rounds alone; the server's correction is not applied again after them."""
+    there = fedsim.devices.Fleet.available
+    monkeypatch.setattr(
+        fedsim.devices.Fleet,
+        "available",
+        lambda self, clients, round_, *at: there(self, clients, round_, *at) & (round_ < 3),
+    )
+    found = []
+    for rounds in (2, 5):
+        chosen = scenario(name, f"rounds={rounds}", 'devices.availability={kind="always"}')
+        run = fedsim.run(chosen, tmp_path / str(rounds)).directory
+        checkpoint, progress = RunDirectory(run).load_checkpoint()
+        assert progress.round == rounds
+        found.append(torch.cat([checkpoint["params"], checkpoint["memory"]]))
+    assert found[0][len(found[0]) // 2 :].any()
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
 REFUSED = [
     ("fedsgd", ["algorithm.local.steps=3"], 'algorithm.local.steps = 3: "fedsgd" takes one step'),
     ("fedsgd", ["algorithm.local.epochs=2"], 'algorithm.local.epochs = 2: "fedsgd" takes one step'),
@@ -152,6 +209,29 @@ def test_the_statement_says_what_is_sent_and_what_stays(privacy, tmp_path):
         assert "the mean of the control variates: made of the reports as they were noised" in said["client"]
     page = (result.directory / "report.html").read_text()
     assert all(sentence in page for sentence in result.summary["outside"] if "control variate" in sentence)
+
+
+@pytest.mark.parametrize(("keeps_state", "said"), [(True, False), (False, True)])
+def test_where_nodes_keep_nothing_the_statement_says_that_state_travels(keeps_state, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(InProcessGrid, "keeps_state", keeps_state)
+    result = fedsim.run(scenario("scaffold", "rounds=1", privacy=BOTH), tmp_path / "run")
+    assert any("goes to them with every job and back" in line for line in result.summary["outside"]) == said
+
+
+def test_clients_that_are_ahead_of_every_checkpoint_are_not_taken_for_fresh_ones(tmp_path):
+    """All checkpoints are torn: from the start the rounds would release other values under the same noise."""
+    run = fedsim.run(scenario("scaffold", "rounds=3", privacy=BOTH), tmp_path / "run").directory
+    for file in (run / "checkpoint").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(FedsimError, match="is that of round 3, and no checkpoint goes with it"):
+        fedsim.resume(run)
+
+
+def test_a_number_of_steps_is_not_called_a_noised_gradient(tmp_path):
+    result = fedsim.run(scenario("fednova", "rounds=1", privacy=EXAMPLE_PRIVACY), tmp_path / "run")
+    (said,) = (line for line in result.privacy[0]["assumptions"] if "Beside its update" in line)
+    assert "noised" not in said
+    assert "from how many records it holds (n_i), which is treated as public" in said
 
 
 def test_averaging_says_nothing_of_the_kind(tmp_path):

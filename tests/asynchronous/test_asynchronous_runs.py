@@ -22,6 +22,7 @@ from fedsim.planning_scenario import plan_scenario
 from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.ledger import Ledger
+from fedsim.record import RunDirectory
 from fedsim.seeding import Stream, generator
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
 
@@ -281,6 +282,36 @@ def test_the_server_clips_what_a_client_did_not(tmp_path, monkeypatch):
 def test_what_cannot_be_is_one_clear_line(overrides, privacy, message):
     with pytest.raises(BadInput, match=message):
         scenario(*overrides, privacy=privacy)
+
+
+EVEN = FEDBUFF.replace("concurrency=5", 'concurrency=5, staleness={kind="constant"}')
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn", "fednova", "mimelite", "qfedavg"])
+def test_what_the_server_keeps_counts_every_report_whole(name):
+    """A late report that counts half would leave the server's mean control variate, say, off for ever."""
+    with pytest.raises(BadInput, match=r'asynchronous.staleness.kind = "polynomial": .* use asynchronous.staleness'):
+        build_federation(scenario(TAILED, FEDBUFF, f"algorithm.name={name}"))
+    assert build_federation(scenario(TAILED, EVEN, f"algorithm.name={name}"))
+    falling = 'algorithm.local.schedule={kind="exponential", factor=0.5}'
+    if name in ("scaffold", "mimelite"):
+        with pytest.raises(BadInput, match="reports of different rounds meet"):
+            build_federation(scenario(TAILED, EVEN, falling, f"algorithm.name={name}"))
+    else:
+        assert build_federation(scenario(TAILED, EVEN, falling, f"algorithm.name={name}"))
+
+
+def test_scaffold_s_server_has_the_mean_of_what_clients_kept(tmp_path):
+    """Of those whose reports have arrived: none fails here, and those in flight have reported in what waits."""
+    even = 'devices={compute={kind="lognormal", median=20, sigma=1.5}}'
+    run = fedsim.run(scenario(even, EVEN, "algorithm.name=scaffold"), tmp_path / "run").directory
+    tensors, _ = RunDirectory(run).load_checkpoint()
+    size = len(tensors["params"])
+    kept = torch.from_numpy(np.fromfile(run / "state" / "rows.f32", np.float32).reshape(12, size)).double().sum(0)
+    made = build_federation(scenario(even, EVEN, "algorithm.name=scaffold"))
+    waiting = tensors["waiting.reports"].double()[:, size:].sum(0) / made.scenario.algorithm.path_length
+    assert len(tensors["waiting.reports"]) > 0
+    torch.testing.assert_close(12 * tensors["memory"].double(), kept - waiting, rtol=1e-3, atol=1e-4)
 
 
 def test_zero_out_may_be_said():

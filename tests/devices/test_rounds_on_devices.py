@@ -187,8 +187,10 @@ def test_where_nobody_is_there_the_server_asks_again(go, tmp_path):
     assert {row["cohort"] for row in rows} == {0, 12}
 
 
-def test_under_client_privacy_no_clock_tells_who_was_drawn(go):
-    made = scenario(SLOW, DIURNAL, POISSON, "devices.deadline_seconds=7", privacy=CLIENT_PRIVACY)
+@pytest.mark.parametrize("devices", [(SLOW, DIURNAL), (DIURNAL.replace("low=0.0, high=0.9", "low=1.0, high=1.0"),)])
+def test_under_client_privacy_no_clock_tells_who_was_drawn(go, devices):
+    """Whether somebody is late or everybody is back at once."""
+    made = scenario(*devices, POISSON, "devices.deadline_seconds=7", privacy=CLIENT_PRIVACY)
     assert [row["simulated_seconds"] for row in go(made).directory.rounds()] == [7, 14, 21]
 
 
@@ -231,6 +233,26 @@ def test_examples_are_counted_as_batches_are_made(local):
     held = Held(np.arange(1000), np.zeros(6, np.int64), sizes)
     _, lengths = epoch_batches(held, 64, steps, lambda counts: np.arange(counts.sum(), dtype=np.uint64))
     assert examples_trained(made, sizes).tolist() == np.maximum(lengths, 0).sum(1).tolist()
+
+
+@pytest.mark.parametrize("steps", [[], ["algorithm.local.steps=1"]])
+def test_fedsgd_takes_time_for_all_records(steps):
+    made, sizes = scenario("algorithm.name=fedsgd", "algorithm.local.batch_size=7", SLOW, *steps), np.array([5, 40])
+    assert examples_trained(made, sizes).tolist() == [5, 40]
+
+
+def test_clients_that_are_sent_nothing_do_not_wait_for_it():
+    alone = ("algorithm.name=local", 'evaluation.test={kind="per_client"}')
+    made = build_federation(scenario(*alone, 'devices.download={kind="constant", bytes_per_second=1}'))
+    load, everybody = made.pace.load, np.arange(12)
+    assert (load.bytes_down, load.bytes_up) == (made.bytes_down, made.bytes_up) == (0, 0)
+    assert made.pace.fleet.seconds_to_train(everybody, load).max() < 10
+
+
+@pytest.mark.parametrize(("sampling", "secret"), [(POISSON, True), ('cohort.sampling={kind="all"}', False)])
+def test_where_who_is_drawn_is_secret_the_statement_says_that_times_tell(sampling, secret, tmp_path):
+    run = fedsim.run(scenario(SLOW, sampling, "rounds=1", privacy=CLIENT_PRIVACY), tmp_path / "run")
+    assert ("When each round ends tells of who was drawn" in str(run.privacy[0]["assumptions"])) == secret
 
 
 def test_under_dp_sgd_examples_are_those_expected():

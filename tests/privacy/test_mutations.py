@@ -260,7 +260,7 @@ def the_server_divides_by_a_public_number(folder: Path) -> None:
     for clients in (2, 5):
         sums = fedsim.server.Collected(WeightedSum(len(made.start), torch.device("cpu")), clients)
         sums.updates.add_sum(torch.ones(len(made.start)), float(clients), clients)
-        session = fedsim.server.Session(made, *[None] * 4, made.plan.clip_norms(), torch.zeros(0))  # type: ignore[arg-type]
+        session = fedsim.server.Session(made, *[None] * 4, made.plan.clip_norms(), None, torch.zeros(0))  # type: ignore[arg-type]
         updates.append(fedsim.server.release(session, sums, 1))
     torch.testing.assert_close(updates[0], updates[1])
 
