@@ -244,9 +244,15 @@ def _is_tag(value: Any, step: str | int) -> bool:
     return step in names or (step == "package.module:name" and any(":" in str(name) for name in names))
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    """The JSON schema, made once: that takes longer than anything else here."""
+    return adapter().json_schema()
+
+
 def _fields_of(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str]:
     """Valid keys of the section at ``loc``, read off the JSON schema."""
-    schema = adapter().json_schema()
+    schema = _schema()
     node: dict[str, Any] = schema
     value: Any = raw
     for step in loc:
