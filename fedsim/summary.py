@@ -13,7 +13,7 @@ from fedsim.evaluation import assess, client_metrics
 from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
 from fedsim.params import bind_vector
-from fedsim.personal import gains, personal_metrics, personal_values
+from fedsim.personal import gains, personal_metrics, personal_summary, personal_values
 from fedsim.population.statistics import histogram, label_counts, size_statistics
 from fedsim.privacy.outside import outside
 from fedsim.privacy.statement import privacy_entries
@@ -43,6 +43,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "task": federation.task.objective.kind,
         "metrics": assessment.metrics | personal_metrics(session, session.progress.round),
         "main_metric": federation.task.objective.main_metric,
+        "personal": personal_summary(federation),
         **assessment.tables,
         "test_records": len(federation.task.data.test),
         "model": scenario.model.name,

@@ -55,6 +55,7 @@ class PrivateParameters(Algorithm):
     """
 
     personalises: ClassVar[bool] = True
+    global_is: ClassVar[str | None] = "the shared parameters beside private ones that nobody trained"
     keeps: ClassVar[str | None] = "parameters of its own, which are not sent"
 
     @abstractmethod
