@@ -99,6 +99,9 @@ def print_result(result: Result) -> None:
         for limit in entry.get("fold_limits", []):
             spent = f"{entry['epsilon']:.4g}"
             print(f"note: the limit of {limit:g} holds for each fold by itself; together they spent {spent}")
+    found = summary.get("deliveries") or {}
+    if found.get("dropped"):
+        print(f"dropped out: {found['dropped']:,} of {found['asked']:,} that were asked")
     print(f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up")
     if "simulated" in summary["seconds"]:
         print(f"simulated time: {duration(summary['seconds']['simulated'])}")

@@ -44,8 +44,8 @@ def outside(federation: Federation) -> list[str]:
         )
     lines += communication_outside(federation.scenario.communication)
     lines.append(
-        "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation are "
-        "for the experimenter only."
+        "The size of each round's cohort, how many of it delivered, the clients' sizes and label counts, and this "
+        "record of the simulation are for the experimenter only."
     )
     return lines
 
