@@ -16,6 +16,7 @@ import torch
 
 from fedsim.aggregation.server_step import ServerStep
 from fedsim.asynchronous.waiting import Waiting
+from fedsim.attacking import unforeseen
 from fedsim.client import host
 from fedsim.client_store import ClientStore
 from fedsim.combining import Combiner
@@ -226,6 +227,7 @@ def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | Non
 
     if on_ready:
         on_ready(session.federation)
+    _warn(session.federation)
     host(session.federation, session.store)
     session.engine, session.sends_state = session.federation.scenario.engine.kind, not grid.keeps_state
     grid.session = session
@@ -234,6 +236,13 @@ def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | Non
     setup = time.perf_counter() - began
     status, reason = _rounds(session, lambda: server_app(grid, context))
     return _finish(session, status, reason, setup)
+
+
+def _warn(federation: Federation) -> None:
+    """Tell whoever watches what ``fedsim check`` tells of an aggregation that foresees too few attackers."""
+    attacks = federation.holdings.attacks
+    for line in unforeseen(federation.scenario, attacks) if attacks is not None else ():
+        logging.getLogger("fedsim").warning("%s", line)
 
 
 def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:

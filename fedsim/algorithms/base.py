@@ -153,6 +153,8 @@ class Algorithm:
     also_reports_made_of: ClassVar[str] = "made of noised gradients alone"
     also_sends: ClassVar[str | None] = None
     keeps: ClassVar[str | None] = None
+    # Whether what each client keeps follows from the updates that it has sent.
+    keeps_what_updates_tell: ClassVar[bool] = False
 
     @property
     def path_length(self) -> float:

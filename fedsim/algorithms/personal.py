@@ -56,7 +56,7 @@ class PrivateParameters(Algorithm):
 
     personalises: ClassVar[bool] = True
     global_is: ClassVar[str | None] = "the shared parameters beside private ones that nobody trained"
-    keeps: ClassVar[str | None] = "parameters of its own, which are not sent"
+    keeps: ClassVar[str | None] = "parameters of its own"
 
     @abstractmethod
     def private(self, layout: Layout) -> Collection[str]:

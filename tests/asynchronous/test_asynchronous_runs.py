@@ -277,7 +277,7 @@ def test_the_server_clips_what_a_client_did_not(tmp_path, monkeypatch):
         (
             (TAILED, 'asynchronous={kind="fedbuff"}'),
             "",
-            "asynchronous.concurrency = 100: there are only pop",
+            "asynchronous.concurrency = 100, the default: there are only pop",
         ),
         (
             (TAILED, 'asynchronous={kind="fedbuff", buffer_size=13, concurrency=2}'),
