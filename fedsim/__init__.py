@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fedsim.report import build_report
     from fedsim.running import Result, resume, run
     from fedsim.scenario import Scenario
+    from fedsim.sweeps import SweepResult, sweep
 
 _HOMES = {
     "BadInput": "fedsim.errors",
@@ -24,12 +25,14 @@ _HOMES = {
     "Result": "fedsim.running",
     "Scenario": "fedsim.scenario",
     "ScenarioError": "fedsim.loading",
+    "SweepResult": "fedsim.sweeps",
     "build_report": "fedsim.report",
     "describe": "fedsim.describing",
     "load_scenario": "fedsim.loading",
     "parse_scenario": "fedsim.loading",
     "resume": "fedsim.running",
     "run": "fedsim.running",
+    "sweep": "fedsim.sweeps",
 }
 
 __all__ = [
@@ -39,12 +42,14 @@ __all__ = [
     "Result",
     "Scenario",
     "ScenarioError",
+    "SweepResult",
     "build_report",
     "describe",
     "load_scenario",
     "parse_scenario",
     "resume",
     "run",
+    "sweep",
 ]
 
 

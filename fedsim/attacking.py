@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,6 +55,13 @@ def unforeseen(scenario: Scenario, attacks: NDArray[np.bool_]) -> Iterator[str]:
             f"algorithm.aggregation assumes {assumed} attacker(s) in a cohort, and the scenario has {expected:.3g} on "
             f"average ({there} of {len(attacks)} clients): set algorithm.aggregation.attackers."
         )
+
+
+def warn_of_attackers(federation: Federation) -> None:
+    """Tell whoever watches a run what ``fedsim check`` notes of an aggregation that foresees too few attackers."""
+    attacks = federation.holdings.attacks
+    for line in unforeseen(federation.scenario, attacks) if attacks is not None else ():
+        logging.getLogger("fedsim").warning("%s", line)
 
 
 def probing(scenario: Scenario, task: Task) -> Task | None:

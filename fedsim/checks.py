@@ -11,6 +11,7 @@ from fedsim.checks_aggregation import check_aggregation, check_least
 from fedsim.checks_algorithm import algorithm_problems
 from fedsim.checks_attack import check_attack
 from fedsim.checks_communication import check_communication
+from fedsim.checks_deployment import deployment_problems
 from fedsim.checks_devices import check_devices
 from fedsim.checks_engine import engine_problems
 from fedsim.checks_personal import personal_problems
@@ -35,6 +36,7 @@ def check_combinations(scenario: Scenario) -> list[str]:
         *_weighting(scenario),
         *personal_problems(scenario),
         *_evaluation(scenario),
+        *deployment_problems(scenario),
         *_max_grad_norm(scenario),
         *check_aggregation(scenario),
         *algorithm_problems(scenario),

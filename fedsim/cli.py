@@ -12,7 +12,7 @@ import click
 import typer
 from typer.core import TyperCommand
 
-from fedsim import cli_data
+from fedsim import cli_data, cli_deploy, cli_sweep
 from fedsim.errors import BadInput, FedsimError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_deploy.app, name="deploy")
+app.command()(cli_sweep.sweep)
 
 SET_HELP = "Set any value of the scenario, e.g. --set privacy.example.target_epsilon=2 (repeatable)."
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=SET_HELP)]
@@ -40,6 +42,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 def run(
     scenario: ScenarioFile,
     out: Annotated[Path | None, typer.Option(help="Run directory; must not exist, unless with --resume.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Where clients live: inprocess or deployment.")] = None,
+    connection: Annotated[str | None, typer.Option(help="With deployment: the SuperLink's name in Flower.")] = None,
     go_on: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out if it was stopped.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
@@ -50,7 +54,9 @@ def run(
     import fedsim
     from fedsim.console import watch
 
-    loaded = fedsim.load_scenario(scenario, overrides or ())
+    chosen = [f'engine.kind="{engine}"'] if engine else []
+    chosen += [f'engine.deployment.connection="{connection}"'] if connection else []
+    loaded = fedsim.load_scenario(scenario, [*chosen, *(overrides or ())])
     if go_on and out is None:
         raise BadInput("--resume: name the run directory to go on with by --out.")
     with watch(loaded.rounds, quiet or as_json) as display:
@@ -124,9 +130,7 @@ def describe(
 
 @app.command(name="list")
 def list_(
-    name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One of them, such as model.lstm, or a section.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Such as model.lstm, or a section.")] = None,
     debug: Debug = False,
 ) -> None:
     """List what a scenario can name: data sources, partitions, models, algorithms; of a NAME its settings."""

@@ -76,8 +76,14 @@ class ClientStore:
                 file.unlink()
 
     def rewind(self, round_: int) -> None:
-        """Undo what rounds after this one wrote."""
-        for number, file in reversed(self._logs()):
+        """Undo what rounds after this one wrote; raises ``FedsimError`` where that is forgotten for some of them."""
+        logs = self._logs()
+        if round_ == 0 and logs and logs[0][0] > 1:  # every finished round leaves a checkpoint, of which none is whole
+            raise FedsimError(
+                f"The clients' state in {self._folder} is that of round {logs[-1][0]}, and no checkpoint goes with it: "
+                "the run cannot be resumed. Run the scenario again."
+            )
+        for number, file in reversed(logs):
             if number <= round_:
                 continue
             for clients, rows in reversed(list(self._entries(file.read_bytes()))):

@@ -41,6 +41,11 @@ class Collected:
         """Clients that were asked and did not answer."""
         return self.asked - self.updates.clients
 
+    @property
+    def counted(self) -> int:
+        """Clients over whose reports the mean is: an invalid one is a zero in a sum, and missing among rows."""
+        return sum(len(part.clients) for part in self.rows) if self.rows else self.updates.clients
+
     def add(self, reply: TrainReply) -> None:
         """Add one node's reply."""
         device = self.updates.total.device
@@ -77,7 +82,7 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
         except MalformedMessage as error:
             failure = str(error)
             continue
-        if reply.events != _charged_events(federation, job):
+        if reply.events != charged_events(federation, job):
             raise FedsimError(
                 "A node's privacy noise does not match what the ledger was charged for it; the run stops."
             )
@@ -130,7 +135,7 @@ def _content(message: Message) -> Message:
     return message
 
 
-def _charged_events(federation: Federation, job: TrainJob) -> Counter[Event]:
+def charged_events(federation: Federation, job: TrainJob) -> Counter[Event]:
     """The events of the noise that the job's clients add themselves."""
     events: Counter[Event] = Counter()
     for charge in federation.plan.charges(job.round, job.clients):

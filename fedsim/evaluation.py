@@ -68,6 +68,9 @@ def metric_names(federation: Federation) -> tuple[str, ...]:
 
 def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
     """All metrics of the model with these parameters."""
+    remote = federation.holdings.remote
+    if remote is not None and remote.tests:
+        return remote.evaluate(federation, params)
     task, measured = _measured(federation, params)
     labels = task.objective.labels(task.data.test)
     return task.objective.metrics(measured, labels) | _beside(federation, measured)
@@ -75,6 +78,9 @@ def evaluate(federation: Federation, params: Tensor) -> dict[str, float]:
 
 def assess(federation: Federation, params: Tensor) -> Assessment:
     """All metrics of the final model, and what else is said about it."""
+    remote = federation.holdings.remote
+    if remote is not None and remote.tests:
+        return Assessment(remote.evaluate(federation, params))
     task, measured = _measured(federation, params)
     labels = task.objective.labels(task.data.test)
     assessment = task.objective.assess(measured, labels, task.data.names)
@@ -115,7 +121,9 @@ def client_metrics(
 
     ``personal`` are the values of the tested clients' own models, where they have any.
     """
-    held_back = federation.holdings.held_back
+    held_back, remote = federation.holdings.held_back, federation.holdings.remote
+    if remote is not None and remote.tests and len(remote.names) <= SHOWN_CLIENTS:
+        return remote.by_client(federation)
     if held_back is None or len(held_back) > SHOWN_CLIENTS:
         return None
     columns = {"value": client_values(federation, params)} | ({} if personal is None else {"personal": personal})

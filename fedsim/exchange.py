@@ -35,16 +35,17 @@ def exchange(session: Session, grid: Grid, outing: Outing) -> Collected:
 
 def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[int, TrainJob]:
     """The cohort spread over the nodes, one job each; no node gets an empty one."""
-    nodes = sorted(grid.get_node_ids())
-    scenario = session.federation.scenario
+    nodes, scenario = sorted(grid.get_node_ids()), session.federation.scenario
     params = session.server.params.detach()[: session.federation.sent_model_size].cpu().numpy().copy()
     memory = session.memory if scenario.algorithm.sends_memory else session.memory[:0]
     sent = memory.cpu().numpy().copy()
     text, store = scenario.to_toml(), session.store if session.sends_state else None
     rate = scenario.algorithm.local.learning_rate_at(round_, scenario.rounds, session.losses)
     common = (params, rate, dict(session.clip_norms), sent)
+    homes = getattr(grid, "homes", None)  # an engine whose clients live at nodes of their own says where
+    parts = homes(cohort) if homes else zip(nodes, spread(session.federation, cohort, max(1, len(nodes))), strict=False)
     return {
         node: TrainJob(round_, text, scenario.digest, part, *common, *([store.read(part)] if store else []))
-        for node, part in zip(nodes, spread(session.federation, cohort, max(1, len(nodes))), strict=False)
+        for node, part in parts
         if len(part)
     }

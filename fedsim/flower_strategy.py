@@ -70,7 +70,7 @@ class FlowerStrategy:
             raise FedsimError(
                 f'algorithm.strategy = "{self._name}" failed in round {round_}: {type(error).__name__}: {error}'
             ) from error
-        return None if arrays is None else self._model(arrays) - params
+        return None if arrays is None else self._model(arrays).to(params.device) - params
 
     def state(self) -> dict[str, Tensor]:
         """What the strategy remembers, by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,32 @@ from fedsim.scenario import Scenario
 from fedsim.seeding import Stream, generator
 
 
+class Remote(Protocol):
+    """Clients whose records are elsewhere: where ``tests``, metrics are asked of them; else of the server's records."""
+
+    tests: bool
+
+    @property
+    def names(self) -> list[str]:
+        """What the clients are called, in the order of their ids."""
+
+    @property
+    def records(self) -> int:
+        """How many records those that send metrics hold back."""
+
+    def evaluate(self, federation: Any, params: Any) -> dict[str, float]:
+        """The metrics of a model ``[params]``; NaN where nobody answers."""
+
+    def by_client(self, federation: Any) -> dict[str, Any]:
+        """The compared metric of each client."""
+
+    def released(self, federation: Any) -> list[str]:
+        """What left the clients outside any guarantee, a sentence each."""
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Every client, for the summary."""
+
+
 @dataclass(frozen=True)
 class Holdings:
     """A scenario's records: ``data.train`` holds all that clients have, ``data.test`` those that metrics are of.
@@ -27,7 +54,8 @@ class Holdings:
     each of them is tested on, in the order of ``data.test`` (None where the source holds out the test records);
     ``unseen`` are clients that never train, and ``root`` is the server with public records of its own, which are the
     last of ``data.train``. ``attacks`` says which clients are hostile ``[clients]`` (None without attack); what they
-    train on is in ``data.train`` as they poisoned it. ``notes`` say what was counted or left out.
+    train on is in ``data.train`` as they poisoned it. ``notes`` say what was counted or left out. With ``remote``
+    clients, the training records here only stand for theirs: one each, all zeros.
     """
 
     data: Dataset
@@ -38,6 +66,7 @@ class Holdings:
     root: Population | None = None
     notes: tuple[str, ...] = ()
     attacks: NDArray[np.bool_] | None = None
+    remote: Remote | None = None
 
     @property
     def unseen_data(self) -> Dataset | None:
@@ -49,6 +78,8 @@ class Holdings:
 
 def client_names(scenario: Scenario, holdings: Holdings, clients: int) -> list[str] | list[int]:
     """What the first clients that train are called: natural ones by their owner, others by their number."""
+    if holdings.remote is not None:
+        return holdings.remote.names[:clients]
     train, whole = holdings.data.train, holdings.whole
     if train.owners is None or not isinstance(scenario.population.partition, Natural):
         return list(range(clients))

@@ -55,6 +55,8 @@ def parse_scenario(text: str, name: str, overrides: Iterable[str] = (), where: s
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(where, [f"not valid TOML: {error}"]) from error
+    if "sweep" in raw:
+        raise BadInput(f"{where} is a sweep, not a scenario; run it with: fedsim sweep {where}")
     for override in overrides:
         _set(raw, override)
     raw.setdefault("name", name)

@@ -16,7 +16,7 @@ import torch
 
 from fedsim.aggregation.server_step import ServerStep
 from fedsim.asynchronous.waiting import Waiting
-from fedsim.attacking import unforeseen
+from fedsim.attacking import warn_of_attackers
 from fedsim.client import host
 from fedsim.client_store import ClientStore
 from fedsim.combining import Combiner
@@ -72,11 +72,16 @@ class Result:
 
 
 def run(
-    scenario: Scenario, out: str | Path | None = None, on_round: OnRound | None = None, on_ready: OnReady | None = None
+    scenario: Scenario,
+    out: str | Path | None = None,
+    on_round: OnRound | None = None,
+    on_ready: OnReady | None = None,
+    until: int | None = None,
 ) -> Result:
     """Run a scenario; ``out`` is the run directory (default ``runs/<name>-<digest>-<time>``) and must not exist.
 
-    ``on_ready`` is called once with the federation, ``on_round`` after every round with its line of rounds.jsonl.
+    ``on_ready`` is called once with the federation, ``on_round`` after every round with its line of rounds.jsonl. After
+    ``until`` rounds the run pauses: it is "interrupted", and can be resumed. A cross-validation does not pause.
     Raises ``BadInput`` before anything is written, or ``FedsimError`` later; a spent budget is no error but a status.
     """
     began = time.perf_counter()
@@ -87,12 +92,18 @@ def run(
         together = check_folds(scenario)
         directory = RunDirectory.create(Path(out) if out is not None else default_directory(scenario), scenario)
         return _run_folds(scenario, directory, together, (on_round, on_ready))
+    if scenario.engine.kind == "deployment":
+        from fedsim.deployment.running import run_deployed
+
+        return run_deployed(scenario, Path(out) if out is not None else None, (on_round, on_ready))
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
     with opened(federation) as (grid, placed):
         path = Path(out) if out is not None else default_directory(federation.scenario)
         directory = RunDirectory.create(path, federation.scenario)
-        return _execute(_open(placed, directory, on_round), grid, began, on_ready)
+        session = _open(placed, directory, on_round)
+        session.until = until
+        return _execute(session, grid, began, on_ready)
 
 
 def _run_folds(
@@ -112,7 +123,9 @@ def _run_folds(
     return Result(directory.path, _read_summary(directory.path))
 
 
-def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady | None = None) -> Result:
+def resume(
+    path: str | Path, on_round: OnRound | None = None, on_ready: OnReady | None = None, until: int | None = None
+) -> Result:
     """Go on with a run that was stopped, from its last checkpoint; the result is that of never having stopped."""
     began = time.perf_counter()
     directory = RunDirectory(Path(path))
@@ -124,22 +137,27 @@ def resume(path: str | Path, on_round: OnRound | None = None, on_ready: OnReady 
     scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
     if len(scenario.runs) > 1:
         return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
+    if scenario.engine.kind == "deployment":
+        from fedsim.deployment.running import resume_deployed
+
+        return resume_deployed(directory, scenario, (on_round, on_ready))
     with opened(build_federation(scenario)) as (grid, federation):
         session = _open(federation, directory, on_round)
+        session.until = until
         _go_back(session)
         return _execute(session, grid, began, on_ready)
 
 
 def _go_back(session: Session) -> None:
     """Take up the last checkpoint, or the start if there is none."""
-    directory, scenario = session.directory, session.federation.scenario
+    directory = session.directory
     checkpoint = directory.load_checkpoint()
     if checkpoint is not None:
         session.restore(*checkpoint)
     elif session.store is not None:
         session.store.rewind(0)
-    plan = session.federation.plan.client
-    if session.correlation is not None and plan is not None and scenario.privacy.randomness == "secure":
+    plan, randomness = session.federation.plan.client, session.federation.plan.randomness
+    if session.correlation is not None and plan is not None and randomness == "secure":
         # The round released again carries earlier rounds' clients too, under new noise: all pay for one more event.
         again = Event(plan.event.noise_multiplier, 1.0, "none", plan.event.relation)
         session.ledger.charge(0, [Charge("client", again, 1, None)])
@@ -175,7 +193,9 @@ def default_directory(scenario: Scenario) -> Path:
 
 
 def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
+    """A run in progress, at its beginning."""
     plan, scenario, size = federation.plan, federation.scenario, federation.state_size
+    here = federation.holdings.remote is None  # else clients keep their state themselves
     session = Session(
         federation=federation,
         directory=directory,
@@ -184,7 +204,7 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         clip_norms=plan.clip_norms(),
         combiner=Combiner(federation),
         memory=torch.zeros(scenario.algorithm.memory_size(federation.layout), device=federation.device),
-        store=ClientStore(directory.path / "state", len(federation.population), size) if size else None,
+        store=ClientStore(directory.path / "state", len(federation.population), size) if size and here else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
     schedule = federation.pace.schedule if federation.pace is not None else None
@@ -200,8 +220,10 @@ def _ledger(federation: Federation, directory: RunDirectory) -> Ledger:
     path = Path(shared) if shared else directory.path / "ledger.db"
     limits = {unit.unit: Limit(unit.budget, unit.deltas) for unit in plan.units if unit.budget is not None}
     # With a seed, a round that is run again after a crash releases the same values, so it is charged once. With secure
-    # randomness it releases new ones: a name of its own makes every start of the run pay for what it releases.
-    name = directory.run_id if plan.randomness == "reproducible" else f"{directory.run_id}/{secrets.token_hex(4)}"
+    # randomness it releases new ones: a name of its own makes every start of the run pay for what it releases. Sites
+    # send the same answer again, whatever their randomness; only noise that the server adds would be new.
+    same = plan.randomness == "reproducible" or (federation.holdings.remote is not None and not plan.trusts_the_server)
+    name = directory.run_id if same else f"{directory.run_id}/{secrets.token_hex(4)}"
     return Ledger(path, federation.population.digest(), len(federation.population), name, limits)
 
 
@@ -227,7 +249,7 @@ def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | Non
 
     if on_ready:
         on_ready(session.federation)
-    _warn(session.federation)
+    warn_of_attackers(session.federation)
     host(session.federation, session.store)
     session.engine, session.sends_state = session.federation.scenario.engine.kind, not grid.keeps_state
     grid.session = session
@@ -238,26 +260,23 @@ def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | Non
     return _finish(session, status, reason, setup)
 
 
-def _warn(federation: Federation) -> None:
-    """Tell whoever watches what ``fedsim check`` tells of an aggregation that foresees too few attackers."""
-    attacks = federation.holdings.attacks
-    for line in unforeseen(federation.scenario, attacks) if attacks is not None else ():
-        logging.getLogger("fedsim").warning("%s", line)
-
-
 def _rounds(session: Session, loop: Callable[[], None]) -> tuple[str, str]:
+    """Run the loop; how it ended, and why."""
     try:
         loop()
     except BudgetExhausted as error:
         return "budget_exhausted", str(error)
     except KeyboardInterrupt:
         return "interrupted", f"Stopped by the user after round {session.progress.round}."
+    if not session.finished:
+        return "interrupted", f"Paused after round {session.progress.round}."
     if session.early_stopped and session.progress.round < session.federation.scenario.rounds:
         return "early_stopped", "The test loss no longer improved."
     return "completed", "All rounds were run."
 
 
 def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
+    """Write what a run leaves behind."""
     directory, federation = session.directory, session.federation
     if session.store is not None:
         session.store.rewind(session.progress.round)  # a round that was not finished is no part of what is said

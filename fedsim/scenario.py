@@ -177,6 +177,23 @@ class Evaluation:
 
 @section
 @dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """Real sites as clients: those behind ``connection``, a name in Flower's configuration (``fedsim deploy server``).
+
+    They have ``join_seconds`` to come online, then ``round_seconds`` for each round; at least ``min_sites`` must accept
+    the scenario. ``test_data`` is a file of the server's own to test on; without it, the sites test on what they hold
+    back, if their policies allow.
+    """
+
+    connection: str
+    join_seconds: Positive = 60.0
+    round_seconds: Positive = 600.0
+    min_sites: Count = 1
+    test_data: str | None = None
+
+
+@section
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a Ray actor takes of its machine: cores, on which it trains, and GPUs, of which it may be a fraction."""
 
@@ -195,13 +212,14 @@ class EngineSettings:
     actor has as much.
     """
 
-    kind: Literal["inprocess", "ray"] = "inprocess"
+    kind: Literal["inprocess", "ray", "deployment"] = "inprocess"
     address: str | None = None
     resources: Resources | None = None
     trainer: Literal["auto", "native", "vectorised", "opacus"] = "auto"
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     memory_gib: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    deployment: Deployment | None = None
 
     @property
     def actor(self) -> Resources:

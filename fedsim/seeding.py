@@ -31,6 +31,7 @@ class Stream(IntEnum):
     COMPRESSION = 27
     ROOT = 28
     PERSONAL = 29
+    SWEEP = 30
 
 
 def generator(seed: int, stream: Stream, round_: int = 0, client: int = 0) -> np.random.Generator:

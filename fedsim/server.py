@@ -64,6 +64,7 @@ class Session:
     personal: tuple[int, NDArray[np.float64]] | None = None  # the round, and how good the clients' own models were then
     losses: list[float] = field(default_factory=list)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
+    until: int | None = None  # after so many rounds it pauses
 
     def state(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs beside ``progress``."""
@@ -97,6 +98,11 @@ class Session:
         return self.progress.round >= self.federation.scenario.rounds or self.early_stopped
 
     @property
+    def paused(self) -> bool:
+        """It went as far as it was to go for now."""
+        return self.until is not None and self.progress.round >= self.until
+
+    @property
     def early_stopped(self) -> bool:
         """The test loss has not improved for ``patience`` evaluations."""
         stopping = self.federation.scenario.evaluation.early_stopping
@@ -118,13 +124,13 @@ def main(grid: Grid, context: Context) -> None:
 def run_rounds(session: Session, grid: Grid) -> None:
     """The round loop. Raises ``BudgetExhausted`` before a round that the budget does not allow."""
     federation, server = session.federation, session.server
-    while not session.finished:
+    while not (session.finished or session.paused):
         started, round_ = time.perf_counter(), session.progress.round + 1
         outing = set_out(session, round_)
         session.ledger.charge(round_, charges(federation.plan, outing))
         look_again(session, outing.asked)
         sums = exchange(session, grid, outing)
-        step(session, release(session, sums, round_), outing.uploads(sums.updates.clients))
+        step(session, release(session, sums, round_), outing.uploads(sums.counted))
         if not torch.isfinite(server.params).all():
             raise FedsimError(
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."

@@ -28,6 +28,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     """The summary of section 8 of the design; seconds, bytes and the statement of every unit."""
     began = time.perf_counter()
     federation, scenario = session.federation, session.federation.scenario
+    remote = federation.holdings.remote
     rows = session.directory.rounds()
     seconds = [row["seconds"] for row in rows]
     assessment = assess(federation, session.server.params)
@@ -50,13 +51,14 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "main_metric": federation.task.objective.main_metric,
         "personal": personal_summary(federation),
         **assessment.tables,
-        "test_records": len(federation.task.data.test),
+        "test_records": remote.records if remote and remote.tests else len(federation.task.data.test),
+        **({"sites": remote.describe()} if remote else {}),
         "model": scenario.model.name,
         "parameters": federation.start.numel(),
         "parameters_total": sum(parameter.numel() for parameter in federation.module.parameters()),
         "transfer": transfer_of(scenario.model),
         "privacy": _privacy(session),
-        "outside": outside(federation),
+        "outside": [*outside(federation), *_carried(session)],
         "attack": attack_summary(federation),
         "data_notes": list(federation.holdings.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
@@ -70,6 +72,17 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
     }
+
+
+def _carried(session: Session) -> list[str]:
+    """That what clients keep went to the nodes and back, where these keep nothing."""
+    if not session.sends_state or session.store is None:
+        return []
+    return [
+        "The machines that simulate the clients keep nothing: what each client keeps goes to them with every job and "
+        "back to the server as it is, without noise. No guarantee covers what these machines and the lines between "
+        "them see."
+    ]
 
 
 def _privacy(session: Session) -> list[dict[str, Any]]:
@@ -111,7 +124,8 @@ def _peak_bytes() -> int:
 def client_statistics(session: Session) -> dict[str, Any]:
     """Histograms over clients (sizes, participations, epsilon), labels and metrics of the first, for the report."""
     federation = session.federation
-    labels = label_counts(federation.task.data, federation.population)
+    remote = federation.holdings.remote is not None  # then the labels are unknown here
+    labels = None if remote else label_counts(federation.task.data, federation.population)
     if labels is not None:
         labels["clients"] = client_names(federation.scenario, federation.holdings, len(labels["clients"]))
     example = federation.plan.example

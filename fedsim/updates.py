@@ -61,7 +61,7 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: St
     local = federation.plan.client is not None and federation.plan.client.placement == "client"
     own_norms = _noise_each(federation, clip_norm, work, trained) if local else None
     _send(federation, work, trained.updates, kept)
-    reports, weights, bound = trained.updates, _weights(federation, work.clients), np.inf if local else clip_norm
+    reports, weights, bound = trained.updates, client_weights(federation, work.clients), np.inf if local else clip_norm
     if federation.stacks:
         norms = row_norms(reports)
         reports = scale_rows(reports, clip_factors(norms, bound), torch.ones_like(norms))
@@ -132,7 +132,7 @@ def _noise_each(federation: Federation, clip_norm: float, work: Work, trained: T
     return torch.cat(norms)
 
 
-def _weights(federation: Federation, clients: Indices) -> Tensor:
+def client_weights(federation: Federation, clients: Indices) -> Tensor:
     """Aggregation weights ``[clients]``; under client-level privacy they are at most 1, whatever a client holds."""
     sizes = torch.from_numpy(federation.population.sizes[clients].astype(np.float64))
     if federation.weighting == "uniform":

@@ -29,7 +29,8 @@ from fedsim.scenario import Scenario
 from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
 
-SCENARIOS = sorted((Path(__file__).parent.parent / "scenarios").glob("*.toml"))
+FILES = sorted((Path(__file__).parent.parent / "scenarios").glob("*.toml"))
+SCENARIOS = [file for file in FILES if "sweep" not in tomllib.loads(file.read_text())]
 
 FULL = """
 name = "full"

@@ -34,4 +34,8 @@ class ServerStep:
         prefix = "optimizer."
         state = {name.removeprefix(prefix): value.clone() for name, value in tensors.items() if name.startswith(prefix)}
         if state:
-            self._optimizer.state[self.params] = state
+            # Vectors lie where the parameters do; torch keeps numbers, such as that of the steps, on the CPU.
+            place = self.params.device
+            self._optimizer.state[self.params] = {
+                name: value.to(place) if value.dim() else value for name, value in state.items()
+            }

@@ -67,6 +67,12 @@ class HeartDisease:
         )
         return assemble(SCHEMA, Unscaled(train, test, FEATURES, _public), self.scaling)
 
+    def one_hospital(self, path: str) -> Dataset:
+        """One hospital's file alone, with the same split: what that hospital trains on, and what it holds back."""
+        rows = encode(_table(Path(path).expanduser(), "site"), SCHEMA)
+        train, test = (rows.take(part) for part in _split(rows))
+        return assemble(SCHEMA, Unscaled(train, test, FEATURES, _public), self.scaling)
+
 
 def _public(path: str) -> Rows:
     return encode(_table(Path(path), "public"), SCHEMA)

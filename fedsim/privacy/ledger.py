@@ -134,6 +134,10 @@ class Ledger:
         )
         return self._db.execute(query, (self.run, round_)).fetchall()
 
+    def charged(self, round_: int) -> bool:
+        """Whether this run was charged for a round."""
+        return bool(self._rows(round_))
+
     def cohort(self, round_: int) -> Ids | None:
         """Whom this run charged for their records in a round before it was stopped; None if it did not get there."""
         blobs = [row[8] for row in self._rows(round_) if row[2] == "example"]

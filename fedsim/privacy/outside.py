@@ -43,15 +43,21 @@ def outside(federation: Federation) -> list[str]:
             "public: what they were trained on is not covered, so it must not hold records that this run protects."
         )
     lines += communication_outside(federation.scenario.communication)
-    lines.append(
-        "The size of each round's cohort, how many of it delivered, the clients' sizes and label counts, and this "
-        "record of the simulation are for the experimenter only."
-    )
+    if federation.holdings.remote is not None:
+        lines.append("The server knows each site's number of records, who took part in each round, and when.")
+    else:
+        lines.append(
+            "The size of each round's cohort, how many of it delivered, the clients' sizes and label counts, and this "
+            "record of the simulation are for the experimenter only."
+        )
     return lines
 
 
 def _metrics(federation: Federation) -> Iterator[str]:
     """On whose records metrics were computed; they are released without noise."""
+    if (remote := federation.holdings.remote) is not None:
+        yield from remote.released(federation)
+        return
     held_back, unseen = federation.holdings.held_back, federation.holdings.unseen
     tested = len(federation.task.data.test)
     own = of_training_owners(federation.scenario, federation.holdings)

@@ -39,12 +39,12 @@ def beside_guarantees(federation: Federation) -> Iterator[str]:
 
 
 def _kept(algorithm: Algorithm, plan: PrivacyPlan) -> str:
-    """What is sent of what a client keeps, and whose noise is in it."""
+    """What reports tell of what a client keeps, and whose noise is in it."""
     without = ", without the noise that protects whole clients" if plan.client is not None else ""
     if not algorithm.keeps_what_updates_tell:
-        return f"{without}. It is never sent"
+        return f"{without}. No report has any of it"
     if plan.example is not None:
         return f"{without}: it is made of noised gradients alone, so the guarantee for records covers it"
     if plan.client is not None:
-        return f"{without}: it is made of its updates before they are clipped and noised, and is not sent itself"
-    return ". It is not sent itself, but whoever sees all that the client sends can compute it"
+        return f"{without}: it is made of its updates before they are clipped and noised, and no report has it"
+    return ". No report has it, but whoever sees all reports of the client can compute it"

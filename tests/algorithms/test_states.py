@@ -14,7 +14,8 @@ import fedsim.devices
 from fedsim.algorithms import ALGORITHMS
 from fedsim.client import train_clients
 from fedsim.client_store import ClientStore
-from fedsim.errors import BadInput
+from fedsim.engines import InProcessGrid
+from fedsim.errors import BadInput, FedsimError
 from fedsim.federation import build_federation
 from fedsim.record import RunDirectory
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of
@@ -125,6 +126,19 @@ def test_with_local_noise_the_share_is_that_of_the_reports_in_the_mean(tmp_path)
     assert seen == [pytest.approx((row["cohort"] - row["dropped"]) / 6) for row in rows]
 
 
+@pytest.mark.parametrize("kind", ["mean", "trimmed_mean"])
+def test_the_mean_control_variate_is_that_of_clients_also_where_some_send_nan(kind, tmp_path):
+    """An aggregator that sees every report leaves NaN out of its mean; in a sum it is a zero."""
+    overrides = ["rounds=4", f"algorithm.aggregation.kind={kind}", 'attack={kind="nan", fraction=0.3}']
+    overrides += ["algorithm.aggregation.share=0.0"] if kind == "trimmed_mean" else []
+    run = fedsim.run(scenario("scaffold", *overrides), tmp_path / "run").directory
+    made = build_federation(scenario("scaffold", *overrides))
+    tensors, _ = RunDirectory(run).load_checkpoint()
+    kept = np.fromfile(run / "state" / "rows.f32", np.float32).reshape(6, -1)[~made.holdings.attacks]
+    assert len(kept) == 4
+    torch.testing.assert_close(6 * tensors["memory"], torch.from_numpy(kept.sum(0)), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["feddyn", "mimelite", "scaffold"])
 def test_a_round_in_which_nobody_answers_changes_nothing(name, tmp_path, monkeypatch):
     """Clients are there in the first two rounds alone; the server's correction is not applied again after them."""
@@ -190,7 +204,7 @@ def test_the_statement_says_what_is_sent_and_what_stays(privacy, tmp_path):
     own = next(line for line in result.summary["outside"] if "Each client keeps" in line)
     assert "never" not in own
     assert ("noised gradients alone, so the guarantee for records covers it" in own) == ("example" in said)
-    assert ("whoever sees all that the client sends can compute it" in own) == ("none" in said)
+    assert ("whoever sees all reports of the client can compute it" in own) == ("none" in said)
     assert ("each client reports how its control variate changed" in outside) == ("none" in said)
     if "example" in said:
         assert "how its control variate changed: made of noised gradients alone" in said["example"]
@@ -220,6 +234,22 @@ def test_what_a_client_keeps_can_be_computed_from_what_it_sent(name, monkeypatch
         scale = 1 / made.algorithm.path_length if name == "scaffold" else -made.algorithm.alpha
         torch.testing.assert_close(after, before + scale * reports[:, -size:], rtol=1e-4, atol=1e-6)
     assert sent
+
+
+@pytest.mark.parametrize(("keeps_state", "said"), [(True, False), (False, True)])
+def test_where_nodes_keep_nothing_the_statement_says_that_state_travels(keeps_state, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(InProcessGrid, "keeps_state", keeps_state)
+    result = fedsim.run(scenario("scaffold", "rounds=1", privacy=BOTH), tmp_path / "run")
+    assert any("goes to them with every job and back" in line for line in result.summary["outside"]) == said
+
+
+def test_clients_that_are_ahead_of_every_checkpoint_are_not_taken_for_fresh_ones(tmp_path):
+    """All checkpoints are torn: from the start the rounds would release other values under the same noise."""
+    run = fedsim.run(scenario("scaffold", "rounds=3", privacy=BOTH), tmp_path / "run").directory
+    for file in (run / "checkpoint").iterdir():
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(FedsimError, match="is that of round 3, and no checkpoint goes with it"):
+        fedsim.resume(run)
 
 
 def test_a_number_of_steps_is_not_called_a_noised_gradient(tmp_path):

@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 
 import fedsim
 from fedsim import client as client_side
-from fedsim.attacking import spread
+from fedsim.attacking import spread, warn_of_attackers
 from fedsim.attacks import ATTACKS, Attackers
 from fedsim.client import train_clients
 from fedsim.federation import build_federation
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.outside import outside
-from fedsim.running import _warn
 from tests.conftest import CLIENT_PRIVACY, SMALL, job_of
 
 HONEST = SMALL.replace("clients = 6", "clients = 8")
@@ -250,7 +249,7 @@ def test_an_aggregation_that_foresees_too_few_attackers_is_told_so(sampling, ass
     made = build_federation(parse_scenario(attacked("sign_flip"), "small", overrides))
     notes = [note for note in made.holdings.notes if "assumes" in note]
     assert len(notes) == told
-    _warn(made)
+    warn_of_attackers(made)
     assert [record.message for record in caplog.records if record.name == "fedsim"] == notes
     if told:
         assert "assumes 1 attacker(s) in a cohort, and the scenario has 2 on average (2 of 8 clients)" in notes[0]

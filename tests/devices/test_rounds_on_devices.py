@@ -232,8 +232,10 @@ def test_where_nobody_is_there_the_server_asks_again(go, tmp_path):
     assert {row["cohort"] for row in rows} == {0, 12}
 
 
-def test_under_client_privacy_no_clock_tells_who_was_drawn(go):
-    made = scenario(SLOW, DIURNAL, POISSON, "devices.deadline_seconds=7", privacy=CLIENT_PRIVACY)
+@pytest.mark.parametrize("devices", [(SLOW, DIURNAL), (DIURNAL.replace("low=0.0, high=0.9", "low=1.0, high=1.0"),)])
+def test_under_client_privacy_no_clock_tells_who_was_drawn(go, devices):
+    """Whether somebody is late or everybody is back at once."""
+    made = scenario(*devices, POISSON, "devices.deadline_seconds=7", privacy=CLIENT_PRIVACY)
     assert [row["simulated_seconds"] for row in go(made).directory.rounds()] == [7, 14, 21]
 
 

@@ -146,13 +146,13 @@ def test_help_lists_the_commands_without_importing_anything_heavy():
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
-    for command in ("run", "resume", "report", "check", "list", "schema", "plan"):
+    for command in ("run", "resume", "sweep", "report", "check", "list", "schema", "plan"):
         assert f" {command} " in done.stdout
     assert done.stderr.strip() == "[]"
 
 
 def test_every_commands_help_names_its_options(call):
-    for command in ("run", "resume", "report", "check", "list", "schema", "plan"):
+    for command in ("run", "resume", "sweep", "report", "check", "list", "schema", "plan"):
         answer = call(command, "--help")
         assert (answer.code, answer.err) == (0, "")
         assert f"fedsim {command}" in answer.out

@@ -1,0 +1,38 @@
+"""``fedsim sweep``: many runs of one scenario at different settings."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SET_HELP = "Set any value of the base scenario, e.g. --set rounds=5 (repeatable)."
+
+
+def sweep(
+    source: Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep file, or with --resume its directory.")],
+    out: Annotated[Path | None, typer.Option(help="The sweep's directory; must not exist, unless --resume.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
+    overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=SET_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json alone on standard output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Run a scenario at many settings and seeds, several at once; the record says what privacy costs."""
+    import fedsim
+    from fedsim.sweeps.console import print_sweep, watch
+
+    with watch(quiet or as_json) as watcher:
+        result = fedsim.sweep(source, out, resume, overrides or (), watcher)
+    if as_json:
+        print(json.dumps(result.summary, indent=2))
+    else:
+        print_sweep(result)
+    failed = [row for row in result.rows if row["status"] == "failed"]
+    if failed:
+        first = failed[0]
+        print(f"{len(failed)} run(s) failed; the first, {first['run']}: {first['error']}", file=sys.stderr)
+    raise SystemExit(result.exit_code)
