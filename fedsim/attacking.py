@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,7 +14,7 @@ from fedsim.seeding import Stream, generator
 from fedsim.tasks import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -40,7 +41,27 @@ def attacked(scenario: Scenario, holdings: Holdings) -> Holdings:
     changed = "" if train is data.train else "; labels and sizes are shown as they train on them"
     note = f'{int(attacks.sum())} of {len(attacks)} clients attack (attack.kind = "{attack.kind}"){changed}.'
     data = replace(data, train=train) if changed else data
-    return replace(holdings, data=data, attacks=attacks, notes=(*holdings.notes, note))
+    notes = (*holdings.notes, note, *unforeseen(scenario, attacks))
+    return replace(holdings, data=data, attacks=attacks, notes=notes)
+
+
+def unforeseen(scenario: Scenario, attacks: NDArray[np.bool_]) -> Iterator[str]:
+    """That a cohort has more attackers than its aggregation is set for, where it has."""
+    assumed = getattr(scenario.algorithm.aggregation, "attackers", None)
+    there = int(attacks.sum())
+    expected = scenario.cohort.sampling.participation(len(attacks)) * there
+    if assumed is not None and round(expected) > assumed:
+        yield (
+            f"algorithm.aggregation assumes {assumed} attacker(s) in a cohort, and the scenario has {expected:.3g} on "
+            f"average ({there} of {len(attacks)} clients): set algorithm.aggregation.attackers."
+        )
+
+
+def warn_of_attackers(federation: Federation) -> None:
+    """Tell whoever watches a run what ``fedsim check`` notes of an aggregation that foresees too few attackers."""
+    attacks = federation.holdings.attacks
+    for line in unforeseen(federation.scenario, attacks) if attacks is not None else ():
+        logging.getLogger("fedsim").warning("%s", line)
 
 
 def probing(scenario: Scenario, task: Task) -> Task | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
+from typing import Any, cast
 
 from fedsim.privacy.clip_settings import AdaptiveClip
 from fedsim.privacy.sampling import Fixed
@@ -26,9 +28,12 @@ def check_places(scenario: Scenario, clients: int, name: str = "training clients
     method = scenario.asynchronous
     if method is None:
         return
+    defaults = {field.name: field.default for field in dataclasses.fields(cast("Any", method))}
     for key in ("buffer_size", "concurrency"):
-        if getattr(method, key) > clients:
-            yield f"asynchronous.{key} = {getattr(method, key)}: there are only {name} = {clients}"
+        value = getattr(method, key)
+        if value > clients:
+            default = ", the default" if value == defaults.get(key) else ""
+            yield f"asynchronous.{key} = {value}{default}: there are only {name} = {clients}; set it to at most that"
 
 
 def check_sent(scenario: Scenario, beside_update: int, memory: int) -> Iterator[str]:

@@ -21,6 +21,13 @@ def certain_problems(raw: dict[str, Any]) -> Iterator[str]:
             yield one_noise(path)
 
 
+def without_attack(raw: dict[str, Any]) -> dict[str, Any]:
+    """The tables without ``[attack]`` where its kind is "none", whatever else it says: the baseline of an attack."""
+    if _table(raw, "attack").get("kind") != "none":
+        return raw
+    return {key: value for key, value in raw.items() if key != "attack"}
+
+
 def unknown_optimizer(path: str, name: str, valid: list[str]) -> str:
     """The line on an optimizer that does not exist, with the nearest name."""
     near = difflib.get_close_matches(name, valid, n=1)

@@ -135,7 +135,7 @@ def describe(
 
 @app.command(name="list")
 def list_(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One of them, such as model.lstm.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Such as model.lstm, or a section.")] = None,
     debug: Debug = False,
 ) -> None:
     """List what a scenario can name: data sources, partitions, models, algorithms; of a NAME its settings."""

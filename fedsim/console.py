@@ -86,10 +86,16 @@ def _result_lines(result: Result) -> Iterator[str]:
         name: f" ± {_digits(value)}" for name, value in summary.get("metrics_std", {}).items() if value is not None
     }
     metrics = {name: _metric(name, value) + spread.get(name, "") for name, value in summary["metrics"].items()}
-    first = ", ".join(metrics.pop(name) for name in (summary["main_metric"], "loss"))
+    personal = summary.get("personal") or {}
+    unused = personal.get("global_is")
+    leading = [name for name in (personal.get("metric"),) if name in metrics]
+    leading += [] if unused and leading else [summary["main_metric"], "loss"]
+    first = ", ".join(metrics.pop(name) for name in dict.fromkeys(leading))
     yield f"{summary['scenario']}: {summary['rounds']} of {summary['rounds_planned']} rounds, {first}"
     if metrics:
         yield f"also: {', '.join(metrics.values())}"
+    if unused:
+        yield f"note: the global model is {unused}; nobody uses it"
     for entry in summary["privacy"]:
         if entry["unit"] == "none":
             yield "privacy: none (epsilon = infinity)"
@@ -102,6 +108,9 @@ def _result_lines(result: Result) -> Iterator[str]:
         for limit in entry.get("fold_limits", []):
             spent = f"{entry['epsilon']:.4g}"
             yield f"note: the limit of {limit:g} holds for each fold by itself; together they spent {spent}"
+    found = summary.get("deliveries") or {}
+    if found.get("dropped"):
+        yield f"dropped out: {found['dropped']:,} of {found['asked']:,} that were asked"
     yield f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up"
     if "simulated" in summary["seconds"]:
         yield f"simulated time: {duration(summary['seconds']['simulated'])}"

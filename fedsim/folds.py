@@ -108,6 +108,7 @@ def _summarise(scenario: Scenario, path: Path, together: Federation, summaries: 
     status, reason = _status(scenario, summaries)
     return {
         **{key: first[key] for key in shared},
+        "personal": first.get("personal"),
         "digest": scenario.digest,
         "folds_planned": len(scenario.runs),
         "rounds": min(one["rounds"] for one in summaries),

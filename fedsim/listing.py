@@ -19,6 +19,7 @@ from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
 from fedsim.devices import AVAILABILITIES, BANDWIDTHS, SPEEDS
 from fedsim.errors import BadInput
+from fedsim.listing_sections import section_at
 from fedsim.models import MODELS
 from fedsim.optimizers import ELEMENTWISE, optimizer_classes
 from fedsim.population import PARTITIONS
@@ -70,16 +71,33 @@ def _about(entry: Any) -> str:
 
 
 def entry_text(wanted: str) -> str:
-    """What the entry ``wanted`` is, such as ``lstm`` or ``model.name.lstm``, and a line for each of its settings.
+    """What ``wanted`` is, such as ``lstm``, ``model.name.lstm`` or the section ``devices``, a line for each setting.
 
     Raises ``BadInput`` when there is no such entry, or more than one.
     """
+    found = section_text(wanted)
+    if found is not None:
+        return found
     key, name = _find(wanted)
     entry = TABLES[key][name]
     lines = [f'{key} = "{name}"', " ".join(_about(entry).partition("\n\n")[0].split())]
     if not dataclasses.is_dataclass(entry):
         return "\n".join([*lines, "It has no settings of its own."])
     return "\n".join([*lines, *_columns(_settings(entry, key.rpartition(".")[2]))])
+
+
+def section_text(path: str) -> str | None:
+    """The settings of a scenario's section by its dotted path; of one that is picked by name the names."""
+    found = section_at(path)
+    if found is None:
+        return None
+    lines = [f"[{path}]"]
+    if isinstance(found, type):
+        return "\n".join([*lines, " ".join(_about(found).split()), *_columns(_settings(found, ""))])
+    key, entries = found
+    off = ['It is off where it is left out, or with kind = "none".'] if path == "attack" else []
+    lines += [f"  {name:<18} {_about(entry).splitlines()[0]}" for name, entry in entries.items()]
+    return "\n".join([*lines, f"It is picked by {key}; fedsim list {path}.NAME tells the settings of each.", *off])
 
 
 def _find(wanted: str) -> tuple[str, str]:

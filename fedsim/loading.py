@@ -13,8 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedsim.checks import check_combinations
-from fedsim.checks_raw import certain_problems
+from fedsim.checks_raw import certain_problems, without_attack
 from fedsim.errors import BadInput
+from fedsim.problem_texts import dotted, must_be_table, nearest, show
 from fedsim.scenario import Scenario
 from fedsim.settings import CUSTOM
 
@@ -59,7 +60,7 @@ def parse_scenario(text: str, name: str, overrides: Iterable[str] = (), where: s
     for override in overrides:
         _set(raw, override)
     raw.setdefault("name", name)
-    scenario, problems = _validate(raw)
+    scenario, problems = _validate(without_attack(raw))
     if scenario is None or problems:
         raise ScenarioError(where, problems)
     return scenario
@@ -155,7 +156,7 @@ def _further_problems(raw: dict[str, Any], items: list[dict[str, Any]]) -> list[
 
 def _rests_on(line: str, removed: Sequence[str | int]) -> bool:
     """Whether a problem may only be there because the value at ``removed`` was taken out: it names it or its table."""
-    name, parent = _dotted(removed), _dotted(removed[:-1])
+    name, parent = dotted(removed), dotted(removed[:-1])
     if "." in parent:
         return parent in line
     path, _, _ = line.replace(":", " ").partition(" ")
@@ -199,21 +200,23 @@ def _problem(raw: dict[str, Any], item: dict[str, Any]) -> str:
     message = item["msg"][0].lower() + item["msg"][1:]
     if item["type"] == "choice":
         if not isinstance(value, dict):
-            return f"{_dotted(location)} = {_show(value)}: must be a table with the key {context['key']}"
+            return f"{dotted(location)} = {show(value)}: {must_be_table(value, context)}"
         location, value = (*location, context["key"]), value.get(context["key"])
         if value is None:
-            return f"{_dotted(location)} is missing: {message}"
-        message += _nearest(str(value), context["names"].split(", "))
+            return f"{dotted(location)} is missing: {message}"
+        message += nearest(str(value), context["names"].split(", "))
     elif item["type"] == "unexpected_keyword_argument":
         parent = _fields_of(location[:-1], raw)
-        return f"{_dotted(location)} = {_show(value)}: unknown key{_nearest(str(location[-1]), parent)}"
+        return f"{dotted(location)} = {show(value)}: unknown key{nearest(str(location[-1]), parent)}"
+    elif item["type"] == "dataclass_type":
+        message = f"must be a table with {', '.join(_fields_of(location, raw))}"
     elif item["type"] in ("missing_argument", "missing", "missing_keyword_only_argument"):
-        return f"{_dotted(location)} is missing"
+        return f"{dotted(location)} is missing"
     elif item["type"] == "literal_error":
-        message += _nearest(
+        message += nearest(
             str(value), [name.strip("' ") for name in context["expected"].replace(" or ", ", ").split(",")]
         )
-    return f"{_dotted(location)} = {_show(value)}: {message}"
+    return f"{dotted(location)} = {show(value)}: {message}"
 
 
 def _locate(raw: Any, loc: Sequence[str | int]) -> tuple[tuple[str | int, ...], Any]:
@@ -244,9 +247,15 @@ def _is_tag(value: Any, step: str | int) -> bool:
     return step in names or (step == "package.module:name" and any(":" in str(name) for name in names))
 
 
+@cache
+def _schema() -> dict[str, Any]:
+    """The JSON schema, made once: that takes longer than anything else here."""
+    return adapter().json_schema()
+
+
 def _fields_of(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str]:
     """Valid keys of the section at ``loc``, read off the JSON schema."""
-    schema = adapter().json_schema()
+    schema = _schema()
     node: dict[str, Any] = schema
     value: Any = raw
     for step in loc:
@@ -276,22 +285,3 @@ def _fits(option: dict[str, Any], value: Any) -> bool:
         return False
     constants = {key: spec["const"] for key, spec in properties.items() if "const" in spec}
     return all(value.get(key) == constant for key, constant in constants.items())
-
-
-def _dotted(location: Sequence[str | int]) -> str:
-    text = ""
-    for step in location:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
-
-
-def _show(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _nearest(name: str, valid: list[str]) -> str:
-    matches = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    if matches:
-        return f' (did you mean "{matches[0]}"?)'
-    return f" (valid: {', '.join(valid)})" if valid else ""

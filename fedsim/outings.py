@@ -29,8 +29,9 @@ class Outing:
 
     Of those ``asked``, ``answering`` are trained and their reports reach the server; ``silent`` ones train too, but
     their reports do not arrive, and ``forgetful`` ones lose what they keep for themselves. ``downloads`` is how many
-    received the model, ``surplus`` how many were asked only so that others could be left out, ``clock`` the simulated
-    time at the end (None where time is not simulated), and ``turn`` an asynchronous run's part of the schedule.
+    received the model, ``surplus`` how many were asked only so that others could be left out, ``late`` how many missed
+    the deadline, ``absent`` how many were not there, ``clock`` the simulated time at the end (None where time is not
+    simulated), and ``turn`` an asynchronous run's part of the schedule.
     """
 
     round: int
@@ -40,6 +41,8 @@ class Outing:
     silent: Ids = field(default_factory=nobody)
     forgetful: Ids = field(default_factory=nobody)
     surplus: int = 0
+    late: int = 0
+    absent: int = 0
     clock: float | None = None
     turn: Turn | None = None
 
@@ -89,8 +92,10 @@ def go_out(federation: Federation, round_: int, cohort: Ids, clock: float) -> Ou
         int(times.reached.sum()),
         cohort[times.of_fate(Fate.DROPPED, Fate.LATE, Fate.SURPLUS)],
         cohort[times.loses_state],
-        int(times.of_fate(Fate.SURPLUS).sum()),
-        clock + _seconds(federation, pace, times),
+        surplus=int(times.of_fate(Fate.SURPLUS).sum()),
+        late=int(times.of_fate(Fate.LATE).sum()),
+        absent=int(times.of_fate(Fate.UNAVAILABLE).sum()),
+        clock=clock + _seconds(federation, pace, times),
     )
 
 

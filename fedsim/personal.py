@@ -14,14 +14,16 @@ from fedsim.errors import FedsimError
 from fedsim.evaluation import PERSONAL, better, by_client, client_values, compared, spread
 from fedsim.params import bind_vector
 from fedsim.population.population import Indices
-from fedsim.population.statistics import histogram
 from fedsim.privacy.keystream import Keystream
 from fedsim.training.work import Work
 
 if TYPE_CHECKING:
+    from fedsim.federation import Federation
     from fedsim.server import Session
 
 Values = NDArray[np.float64]
+
+GAIN_BINS = 21
 
 
 def personal_metrics(session: Session, round_: int) -> dict[str, float]:
@@ -87,10 +89,10 @@ def personal_models(session: Session, round_: int, clients: Indices) -> torch.Te
 def gains(session: Session) -> dict[str, Any] | None:
     """How many clients' own models are better or worse than the global one, and a histogram of the differences.
 
-    Larger differences are better, whether more or less of the metric is.
+    Larger differences are better, whether more or less of the metric is. None where there is nothing to compare with.
     """
     values = personal_values(session, session.progress.round)
-    if values is None:
+    if values is None or session.federation.scenario.algorithm.global_is is not None:
         return None
     metric = compared(session.federation.task.objective)
     gain = (values - client_values(session.federation, session.server.params)) * better(metric)
@@ -100,5 +102,21 @@ def gains(session: Session) -> dict[str, Any] | None:
         "clients": len(gain),
         "better": int((known > 0).sum()),
         "worse": int((known < 0).sum()),
-        "gain": histogram(known) if len(known) else None,
+        "gain": gain_histogram(known) if len(known) else None,
     }
+
+
+def gain_histogram(gain: Values) -> dict[str, list[float]]:
+    """Bins as far to either side of 0 as the largest gain or loss, the middle one around 0."""
+    most = float(np.abs(gain).max()) or 0.01  # where nobody gains or loses anything
+    counts, edges = np.histogram(gain, bins=np.linspace(-most, most, GAIN_BINS + 1))
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
+
+
+def personal_summary(federation: Federation) -> dict[str, Any] | None:
+    """What a summary says of clients' own models: the metric to name first, and what the global model is."""
+    algorithm = federation.scenario.algorithm
+    if not algorithm.personalises:
+        return None
+    metric = f"{compared(federation.task.objective)}{PERSONAL}_mean" if federation.personalises else None
+    return {"metric": metric, "global_is": algorithm.global_is}

@@ -43,7 +43,13 @@ class Progress:
     skipped_rounds: int = 0
     seconds: float = 0.0
     clock: float = 0.0  # simulated seconds
+    asked: int = 0
+    arrived: int = 0
     drop_outs: int = 0
+    late: int = 0  # of the drop-outs, as are those who are absent
+    absent: int = 0
+    surplus: int = 0
+    forgot: int = 0
 
 
 class RunDirectory:

@@ -15,6 +15,7 @@ import torch
 
 from fedsim.aggregation.server_step import ServerStep
 from fedsim.asynchronous.waiting import Waiting
+from fedsim.attacking import warn_of_attackers
 from fedsim.client import host
 from fedsim.client_store import ClientStore
 from fedsim.combining import Combiner
@@ -226,6 +227,7 @@ def _execute(session: Session, grid: Grid, began: float, on_ready: OnReady | Non
 
     if on_ready:
         on_ready(session.federation)
+    warn_of_attackers(session.federation)
     host(session.federation, session.store)
     session.engine, session.sends_state = session.federation.scenario.engine.kind, not grid.keeps_state
     grid.session = session

@@ -23,6 +23,7 @@ from fedsim.asynchronous.waiting import Waiting
 from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected
 from fedsim.combining import Combiner
+from fedsim.deliveries import count_deliveries, staleness
 from fedsim.errors import BudgetExhausted, FedsimError
 from fedsim.evaluation import evaluate, metric_names
 from fedsim.exchange import exchange
@@ -267,7 +268,7 @@ def finish_round(session: Session, outing: Outing, answered: int, started: float
         better = session.metrics["loss"] < progress.best_loss
         progress.best_loss = min(progress.best_loss, session.metrics["loss"])
         progress.stale_evaluations = 0 if better else progress.stale_evaluations + 1
-    dropped = len(outing.asked) - outing.surplus - answered
+    dropped = count_deliveries(session, outing, answered)
     spent = {plan.unit: session.ledger.spent(plan.unit, plan.deltas) for plan in federation.plan.units}
     seconds = time.perf_counter() - started
     row = {
@@ -276,6 +277,7 @@ def finish_round(session: Session, outing: Outing, answered: int, started: float
         **({"simulated_seconds": outing.clock} if outing.clock is not None else {}),
         "cohort": len(outing.asked),
         "dropped": dropped,
+        **staleness(outing),
         **{name: session.metrics[name] if due else None for name in metric_names(federation)},
         "bytes_up": outing.uploads(answered) * federation.bytes_up,
         "bytes_down": outing.downloads * federation.bytes_down,
@@ -286,7 +288,6 @@ def finish_round(session: Session, outing: Outing, answered: int, started: float
     progress.round = round_
     progress.seconds += seconds
     progress.clock = outing.clock or 0.0
-    progress.drop_outs += dropped
     session.directory.append_round(row, progress)
     session.directory.append_cohort(outing.asked, progress)
     if session.store is not None:

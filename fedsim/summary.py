@@ -6,18 +6,21 @@ import resource
 import statistics
 import sys
 import time
-from typing import Any
+from dataclasses import asdict
+from typing import Any, cast
 
 from fedsim.attacking import attack_summary
+from fedsim.deliveries import deliveries
 from fedsim.evaluation import assess, client_metrics
 from fedsim.holdings import client_names
 from fedsim.models.transfer import transfer_of
 from fedsim.params import bind_vector
-from fedsim.personal import gains, personal_metrics, personal_values
+from fedsim.personal import gains, personal_metrics, personal_summary, personal_values
 from fedsim.population.statistics import histogram, label_counts, size_statistics
 from fedsim.privacy.outside import outside
 from fedsim.privacy.statement import privacy_entries
-from fedsim.privacy.statement_devices import drop_out_sentence
+from fedsim.privacy.statement_devices import drop_out_sentences
+from fedsim.scenario import Scenario
 from fedsim.server import Session
 
 
@@ -41,9 +44,12 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "status": status,
         "status_reason": reason,
         "skipped_rounds": session.progress.skipped_rounds,
+        "deliveries": deliveries(session.progress),
+        **_on_devices(scenario),
         "task": federation.task.objective.kind,
         "metrics": assessment.metrics | personal_metrics(session, session.progress.round),
         "main_metric": federation.task.objective.main_metric,
+        "personal": personal_summary(federation),
         **assessment.tables,
         "test_records": remote.records if remote and remote.tests else len(federation.task.data.test),
         **({"sites": remote.describe()} if remote else {}),
@@ -89,15 +95,25 @@ def _privacy(session: Session) -> list[dict[str, Any]]:
             norms.append(entry["clip_norm"])
             entry["clip_norm"] = {"min": min(norms), "max": max(norms)}
         if session.federation.pace is not None and entry["unit"] != "none":
-            asked, lost = sum(row["cohort"] for row in session.directory.rounds()), session.progress.drop_outs
-            entry["drop_outs"] = lost
-            entry["assumptions"].append(drop_out_sentence(session.federation, entry["unit"], asked, lost))
+            if not session.federation.plan.hides_the_cohort:
+                entry["drop_outs"] = session.progress.drop_outs
+            entry["assumptions"] += drop_out_sentences(session.federation, entry["unit"], session.progress)
         if entry["unit"] == "example" and left_out:
             entry["flags"].append(
                 f"In {left_out} case(s) a client was drawn whose budget was spent, and left out: later rounds lean "
                 "towards clients that were drawn less often or spend less per round."
             )
     return entries
+
+
+def _on_devices(scenario: Scenario) -> dict[str, Any]:
+    """The devices, and an asynchronous run's method, also what it does not let one set; nothing without devices."""
+    devices, method = scenario.devices, scenario.asynchronous
+    found: dict[str, Any] = {} if devices is None else {"devices": asdict(devices)}
+    if method is not None:
+        places = {"buffer_size": method.buffer_size, "concurrency": method.concurrency}
+        found["asynchronous"] = {"kind": method.kind, **places, "staleness": asdict(cast("Any", method.staleness))}
+    return found
 
 
 def _peak_bytes() -> int:

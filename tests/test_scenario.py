@@ -936,3 +936,30 @@ def test_dates_and_times_are_refused_where_a_number_or_a_name_is_wanted():
 def test_what_cannot_be_a_path_is_bad_input(key, override, path):
     with pytest.raises(BadInput, match=f"{re.escape(key)} = .* is no path"):
         build_federation(parse_scenario("", "x", [override.format(path)]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'communication = { compression = "top_k" }',
+            'communication.compression = "top_k": must be a table with the key kind: { kind = "top_k" }',
+        ),
+        (
+            'communication = { compression = "topp" }',
+            'communication.compression = "topp": must be a table with the key kind',
+        ),
+        ("devices = { dropout = 0.1 }", "devices.dropout = 0.1: must be a table with before_upload, after_upload"),
+        ("evaluation = { early_stopping = 3 }", "evaluation.early_stopping = 3: must be a table with patience"),
+    ],
+)
+def test_where_a_table_is_wanted_the_message_says_which(text, message):
+    assert only_problem(text) == message
+
+
+def test_an_attack_of_kind_none_is_no_attack():
+    text = '[attack]\nkind = "label_flip"\nfraction = 0.3\nsource = 1\ntarget = 2\n'
+    assert parse_scenario(text, "x").attack is not None
+    baseline = parse_scenario(text, "x", ["attack.kind=none"])
+    assert baseline.attack is None
+    assert baseline.digest == parse_scenario("", "x").digest

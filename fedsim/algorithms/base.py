@@ -142,6 +142,8 @@ class Algorithm:
     refuses_client_level: ClassVar[str | None] = None
     # Whether clients have models of their own beside the global one.
     personalises: ClassVar[bool] = False
+    # What the global model is, where that is no model that anybody would use.
+    global_is: ClassVar[str | None] = None
     # Whether what clients report depends on what they keep.
     reports_follow_state: ClassVar[bool] = True
     # In the words of the privacy statement: what clients report beside their update, what the server's memory is that
@@ -151,6 +153,8 @@ class Algorithm:
     also_reports_made_of: ClassVar[str] = "made of noised gradients alone"
     also_sends: ClassVar[str | None] = None
     keeps: ClassVar[str | None] = None
+    # Whether what each client keeps follows from the updates that it has sent.
+    keeps_what_updates_tell: ClassVar[bool] = False
 
     @property
     def path_length(self) -> float:

@@ -28,6 +28,7 @@ class FedDyn(Algorithm):
     alpha: Positive = 0.1
     natural_weighting: ClassVar[Literal["examples", "uniform"]] = "uniform"
     keeps: ClassVar[str | None] = "its loss' gradient where it last stopped, as its updates tell it"
+    keeps_what_updates_tell: ClassVar[bool] = True
 
     def objections(self, client_level: bool) -> Iterator[str]:
         """Weights."""

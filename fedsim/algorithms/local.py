@@ -21,6 +21,7 @@ class Local(PrivateParameters):
     name: Literal["local"] = "local"
 
     sends_model: ClassVar[bool] = False
+    global_is: ClassVar[str | None] = "the one that the run began with, as nothing is ever sent"
     refuses_client_level: ClassVar[str | None] = NOTHING_LEAVES
     refuses_example_level: ClassVar[str | None] = NOTHING_LEAVES
 

@@ -55,7 +55,8 @@ class PrivateParameters(Algorithm):
     """
 
     personalises: ClassVar[bool] = True
-    keeps: ClassVar[str | None] = "parameters of its own, which are not sent"
+    global_is: ClassVar[str | None] = "the shared parameters beside private ones that nobody trained"
+    keeps: ClassVar[str | None] = "parameters of its own"
 
     @abstractmethod
     def private(self, layout: Layout) -> Collection[str]:

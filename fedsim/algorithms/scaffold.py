@@ -35,6 +35,7 @@ class Scaffold(Algorithm):
     also_reports: ClassVar[str | None] = "how its control variate changed"
     also_sends: ClassVar[str | None] = "the mean of the control variates"
     keeps: ClassVar[str | None] = "a control variate, the mean gradient of its last round"
+    keeps_what_updates_tell: ClassVar[bool] = True
 
     def objections(self, client_level: bool) -> Iterator[str]:
         """Optimizers whose update tells no gradient, weights, and control variates of unknown length."""

@@ -47,8 +47,8 @@ def outside(federation: Federation) -> list[str]:
         lines.append("The server knows each site's number of records, who took part in each round, and when.")
     else:
         lines.append(
-            "The size of each round's cohort, the clients' sizes and label counts, and this record of the simulation "
-            "are for the experimenter only."
+            "The size of each round's cohort, how many of it delivered, the clients' sizes and label counts, and this "
+            "record of the simulation are for the experimenter only."
         )
     return lines
 

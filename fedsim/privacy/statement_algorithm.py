@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedsim.algorithms import Algorithm
 from fedsim.federation import Federation
-from fedsim.privacy.plan import ClientPlan, ExamplePlan
+from fedsim.privacy.plan import ClientPlan, ExamplePlan, PrivacyPlan
 from fedsim.privacy.statement_personal import personal_assumptions, personal_outside
 
 
@@ -31,8 +32,19 @@ def beside_guarantees(federation: Federation) -> Iterator[str]:
     if algorithm.also_reports is not None and not plan.units:
         yield f"Beside its update each client reports {algorithm.also_reports}."
     if algorithm.keeps is not None:
-        noise = ", without the noise that protects whole clients" if plan.client is not None else ""
         yield (
-            f"Each client keeps {algorithm.keeps}{noise}. It never leaves the client; in this simulation the folder "
-            "state of the record holds them all, which is for the experimenter only."
+            f"Each client keeps {algorithm.keeps}{_kept(algorithm, plan)}. In this simulation the folder state of the "
+            "record holds what they all keep, which is for the experimenter only."
         )
+
+
+def _kept(algorithm: Algorithm, plan: PrivacyPlan) -> str:
+    """What reports tell of what a client keeps, and whose noise is in it."""
+    without = ", without the noise that protects whole clients" if plan.client is not None else ""
+    if not algorithm.keeps_what_updates_tell:
+        return f"{without}. No report has any of it"
+    if plan.example is not None:
+        return f"{without}: it is made of noised gradients alone, so the guarantee for records covers it"
+    if plan.client is not None:
+        return f"{without}: it is made of its updates before they are clipped and noised, and no report has it"
+    return ". No report has it, but whoever sees all reports of the client can compute it"

@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 Points = list[tuple[int, float]]
 SUCCESS = "attack_success"  # has a section of its own
 NOT_METRICS = frozenset(
-    [SUCCESS, "round", "seconds", "simulated_seconds", "cohort", "dropped", "bytes_up", "bytes_down"]
+    [
+        SUCCESS,
+        "staleness_mean",
+        "staleness_max",
+        "round",
+        "seconds",
+        "simulated_seconds",
+        "cohort",
+        "dropped",
+        "bytes_up",
+        "bytes_down",
+    ]
     + [f"{quantity}_{unit}" for quantity in ("epsilon", "clip_norm") for unit in ("example", "client")]
 )
 MOST_POINTS = 300

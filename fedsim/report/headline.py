@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fedsim.report import folds, plain
 from fedsim.report.inputs import Json, RunRecord
-from fedsim.report.metrics import STATUS, final_metric, metric_text, metric_title, scored
+from fedsim.report.metrics import STATUS, final_metric, metric_text, metric_title, own_metric, parted, scored
 from fedsim.report.statement import UNITS, Entry, spent
 
 NAMES = {"example": "for one single record", "client": "for everything one client holds"}
@@ -66,6 +66,16 @@ def _size(summary: Json) -> str:
 
 
 def _quality(summary: Json) -> str:
+    personal, own = summary.get("personal") or {}, own_metric(summary)
+    unused = f"The global model is {personal['global_is']}: nobody uses it." if personal.get("global_is") else ""
+    if own is None:
+        return " ".join(filter(None, [_of_model(summary, "final"), unused]))
+    title, text = metric_title(parted(own[0])[0]), metric_text(*own)
+    mean = f"On the records that clients hold back, the mean of “{title}” over their own models is {text}."
+    return f"{mean} {unused or _of_model(summary, 'global')}"
+
+
+def _of_model(summary: Json, called: str) -> str:
     best, tested = final_metric(summary), summary.get("test_records")
     if best is None:
         return "Its quality was not measured."
@@ -73,8 +83,8 @@ def _quality(summary: Json) -> str:
     name, value = best
     if name == "accuracy":
         of = on if scored(summary) == "test records" else f"the characters of {on}"
-        return f"The final model gives the right answer on {plain.percent(value)} of {of}."
-    return f"On {on}, the final model reaches this value of “{metric_title(name)}”: {metric_text(name, value)}."
+        return f"The {called} model gives the right answer on {plain.percent(value)} of {of}."
+    return f"On {on}, the {called} model reaches this value of “{metric_title(name)}”: {metric_text(name, value)}."
 
 
 def _privacy(privacy: list[Entry]) -> list[str]:
@@ -116,6 +126,11 @@ def _quality_tile(summary: Json) -> Tile:
     if folds.is_cross_validation(summary):
         note = f"{folds.deviation(summary, best[0])} over {plain.plural(folds.finished(summary), 'fold')}"
         return Tile(metric_title(best[0]), metric_text(*best), note.strip())
+    own = own_metric(summary)
+    if own is not None:
+        unused = (summary.get("personal") or {}).get("global_is")
+        beside = "" if unused else f"; {metric_text(*best)} by the global model"
+        return Tile(metric_title(parted(own[0])[0]), metric_text(*own), f"mean of the clients’ own models{beside}")
     note = f"on {plain.plural(tested, 'test record')}" if tested else "on test records"
     return Tile(metric_title(best[0]), metric_text(*best), note)
 

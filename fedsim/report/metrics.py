@@ -57,6 +57,13 @@ def metric_title(name: str) -> str:
     return TITLES.get(base, plainly) + OF_CLIENTS.get(ending, "")
 
 
+def own_metric(summary: Json) -> tuple[str, float] | None:
+    """The mean over the clients' own models of the metric that they are compared by, where they have been measured."""
+    name = (summary.get("personal") or {}).get("metric")
+    value = plain.finite((summary.get("metrics") or {}).get(name))
+    return (str(name), value) if value is not None else None
+
+
 def final_metric(summary: Json) -> tuple[str, float] | None:
     """The metric a reader asks for first: the task's main one, accuracy, any other, else the loss."""
     metrics = summary.get("metrics") or {}

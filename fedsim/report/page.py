@@ -12,6 +12,7 @@ from fedsim.report import (
     figures,
     folds,
     headline,
+    participation,
     personal,
     plain,
     population_figures,
@@ -109,7 +110,8 @@ def context(record: RunRecord) -> dict[str, Any]:
         "clients": quality.client_rows(record.clients),
         "client_columns": quality.client_columns(record.clients),
         "cost": _present(_cost(record)),
-        "people": _people(record),
+        "people": participation.people(record),
+        "undelivered": participation.notice(summary),
         "data_notes": [str(sentence) for sentence in summary.get("data_notes") or []],
         "costs": _costs(summary),
         "transfer": _transfer(summary.get("transfer") or {}),
@@ -142,19 +144,6 @@ def _present(panels: list[Panel | None]) -> list[Panel]:
     return [panel for panel in panels if panel is not None]
 
 
-def _people(record: RunRecord) -> str:
-    """Who took part, in a sentence or two."""
-    clients, records = record.clients.get("clients"), record.clients.get("records")
-    held = f"{plain.plural(clients, 'client')} with {plain.plural(records, 'record')}."
-    asked = sum(plain.finite(row.get("cohort")) or 0 for row in record.rounds)
-    lost = sum(plain.finite(row.get("dropped")) or 0 for row in record.rounds)
-    if not asked:
-        return held
-    each = plain.count(round(asked / len(record.rounds), 1))
-    dropped = f"{plain.count(lost)} of {plain.count(asked)} times one dropped out" if lost else "none dropped out"
-    return f"{held} On average {each} of them were asked to take part in a round; {dropped}."
-
-
 def _costs(summary: Json) -> Facts:
     seconds, sent = summary.get("seconds") or {}, summary.get("bytes") or {}
     trainer, engine, device = (plain.exact(summary.get(key)) for key in ("trainer", "engine", "device"))
@@ -164,6 +153,7 @@ def _costs(summary: Json) -> Facts:
         ("of that, preparation", plain.duration(seconds.get("setup"))),
         ("A round (median)", plain.duration(seconds.get("round_median"))),
         *([("Simulated time", plain.duration(seconds["simulated"]))] if "simulated" in seconds else []),
+        *participation.device_facts(summary),
         ("Sent by the clients", plain.size(sent.get("up"))),
         ("Sent to the clients", plain.size(sent.get("down"))),
         *communication.facts(summary.get("communication") or {}),

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedsim.errors import BadInput
-from fedsim.loading import ScenarioError, _dotted, _nearest, _set, _show
+from fedsim.loading import ScenarioError, _set
+from fedsim.problem_texts import dotted, nearest, show
 from fedsim.settings import Count, section
 from fedsim.sweeps.space import Axis, Range, read_space
 
@@ -156,10 +157,10 @@ def _line(item: Any) -> str:
     if item["type"] == "unexpected_keyword_argument":
         known = {(): SweepFile, ("sweep",): Search, ("sweep", "halving"): Halving}[tuple(location[:-1])]
         names = [field.name for field in dataclasses.fields(known)]
-        return f"{_dotted(location)}: unknown key{_nearest(str(location[-1]), names)}"
+        return f"{dotted(location)}: unknown key{nearest(str(location[-1]), names)}"
     if item["type"].startswith("missing"):
-        return f"{_dotted(location)} is missing"
-    return f"{_dotted(location)} = {_show(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
+        return f"{dotted(location)} is missing"
+    return f"{dotted(location)} = {show(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _problems(search: Search, axes: Mapping[str, Axis]) -> list[str]:

@@ -17,6 +17,7 @@ import fedsim.running
 from fedsim.algorithms import ALGORITHMS
 from fedsim.client import train_clients
 from fedsim.client_store import ClientStore
+from fedsim.console import print_result
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
 from fedsim.loading import parse_scenario
@@ -184,7 +185,14 @@ def test_three_rounds_are_those_of_the_slow_loop(algorithm, tmp_path):
     written = json.loads((tmp_path / "run/clients.json").read_text())
     assert [row["personal"] for row in written["metrics_by_client"]["clients"]] == pytest.approx(shares, abs=0.01)
     gains = np.array(shares) - [row["value"] for row in written["metrics_by_client"]["clients"]]
-    assert (written["personal"]["better"], written["personal"]["worse"]) == ((gains > 0).sum(), (gains < 0).sum())
+    if algorithm in ("local", "fedper", "fedbn"):  # whose global model nobody uses
+        assert written["personal"] is None
+    else:
+        found = written["personal"]
+        assert (found["better"], found["worse"]) == ((gains > 0).sum(), (gains < 0).sum())
+        edges = np.array(found["gain"]["edges"])
+        assert edges == pytest.approx(-edges[::-1])
+        assert found["gain"]["counts"][10] == (abs(gains) < edges[11]).sum()
     last = json.loads((tmp_path / "run/rounds.jsonl").read_text().splitlines()[-1])
     assert last["accuracy_personal_mean"] == result.metrics["accuracy_personal_mean"]
 
@@ -395,6 +403,21 @@ def test_the_statement_says_what_stays_with_the_clients(tmp_path):
         page = (tmp_path / algorithm / "report.html").read_text()
         for shown in ("Accuracy, own model", "own models gain"):
             assert (shown in page) == (algorithm == "ditto")
+
+
+@pytest.mark.parametrize("algorithm", ["local", "finetune"])
+def test_own_models_come_first_and_a_global_model_that_nobody_uses_is_called_so(algorithm, tmp_path, capsys):
+    result = fedsim.run(made_for(algorithm, "rounds=1").scenario, tmp_path / "run")
+    print_result(result)
+    first, *others = capsys.readouterr().out.splitlines()
+    own = result.metrics["accuracy_personal_mean"]
+    assert first.startswith(f"small: 1 of 1 rounds, accuracy_personal_mean {own:.4f}")
+    assert ("accuracy 0." in first) == (algorithm == "finetune")
+    page = (tmp_path / "run/report.html").read_text()
+    assert f"the mean of “Accuracy” over their own models is {100 * own:.1f}%" in page
+    assert ("own models gain" in page) == ("by the global model" in page) == (algorithm == "finetune")
+    unused = "the one that the run began with, as nothing is ever sent"
+    assert (unused in page, any(unused in line for line in others)) == ((algorithm == "local",) * 2)
 
 
 def test_the_layout_knows_normalisation_layers():

@@ -201,6 +201,10 @@ def test_the_statement_says_what_is_sent_and_what_stays(privacy, tmp_path):
     said = {entry["unit"]: " ".join(entry.get("assumptions") or []) for entry in result.privacy}
     assert "Each client keeps a control variate" in outside
     assert ("without the noise that protects whole clients" in outside) == ("client" in said)
+    own = next(line for line in result.summary["outside"] if "Each client keeps" in line)
+    assert "never" not in own
+    assert ("noised gradients alone, so the guarantee for records covers it" in own) == ("example" in said)
+    assert ("whoever sees all reports of the client can compute it" in own) == ("none" in said)
     assert ("each client reports how its control variate changed" in outside) == ("none" in said)
     if "example" in said:
         assert "how its control variate changed: made of noised gradients alone" in said["example"]
@@ -209,6 +213,27 @@ def test_the_statement_says_what_is_sent_and_what_stays(privacy, tmp_path):
         assert "the mean of the control variates: made of the reports as they were noised" in said["client"]
     page = (result.directory / "report.html").read_text()
     assert all(sentence in page for sentence in result.summary["outside"] if "control variate" in sentence)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_what_a_client_keeps_can_be_computed_from_what_it_sent(name, monkeypatch, tmp_path):
+    """As the statement says where there is no privacy: the state is a sum of what was reported."""
+    made = scenario(name, "rounds=1")
+    sent = []
+    original = type(made.algorithm).train
+
+    def spied(self, trainer, given, work):
+        trained = original(self, trainer, given, work)
+        sent.append((work.clients.copy(), trained.updates.clone(), trained.state.clone(), given.state.clone()))
+        return trained
+
+    monkeypatch.setattr(type(made.algorithm), "train", spied)
+    fedsim.run(made, tmp_path / "run")
+    for _, reports, after, before in sent:
+        size = after.shape[1]
+        scale = 1 / made.algorithm.path_length if name == "scaffold" else -made.algorithm.alpha
+        torch.testing.assert_close(after, before + scale * reports[:, -size:], rtol=1e-4, atol=1e-6)
+    assert sent
 
 
 @pytest.mark.parametrize(("keeps_state", "said"), [(True, False), (False, True)])

@@ -23,6 +23,7 @@ from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.ledger import Ledger
 from fedsim.record import RunDirectory
+from fedsim.report import build_report
 from fedsim.seeding import Stream, generator
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
 
@@ -115,6 +116,22 @@ def one_at_a_time(made, rounds):
             step = method.mixing * (step + pull)
         model = np.float64(np.float32(model + step))
     return torch.from_numpy(np.float32(model))
+
+
+def test_staleness_is_recorded_and_the_report_tells_the_rule(tmp_path, monkeypatch):
+    monkeypatch.setattr("fedsim.running.build_report", build_report)
+    made = build_federation(scenario(TAILED, FEDBUFF))
+    fedsim.run(made.scenario, tmp_path / "run")
+    rows = rounds_of(tmp_path / "run")
+    for row, turn in zip(rows, made.pace.schedule.turns(), strict=True):
+        late = [turn.number - began for began in turn.from_rounds]
+        assert (row["staleness_mean"], row["staleness_max"]) == (pytest.approx(sum(late) / len(late)), max(late))
+    most = max(row["staleness_max"] for row in rows)
+    assert most > 0
+    page = (tmp_path / "run/report.html").read_text()
+    assert "The run was asynchronous (fedbuff): at most 5 worked at a time, 3 updates made a step" in page
+    assert f"at most {most}." in page
+    assert "were asked to take part" not in page
 
 
 def norms(made):
@@ -260,7 +277,7 @@ def test_the_server_clips_what_a_client_did_not(tmp_path, monkeypatch):
         (
             (TAILED, 'asynchronous={kind="fedbuff"}'),
             "",
-            "asynchronous.concurrency = 100: there are only pop",
+            "asynchronous.concurrency = 100, the default: there are only pop",
         ),
         (
             (TAILED, 'asynchronous={kind="fedbuff", buffer_size=13, concurrency=2}'),

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 
 import fedsim
 from fedsim import client as client_side
-from fedsim.attacking import spread
+from fedsim.attacking import spread, warn_of_attackers
 from fedsim.attacks import ATTACKS, Attackers
 from fedsim.client import train_clients
+from fedsim.federation import build_federation
 from fedsim.loading import ScenarioError, parse_scenario
 from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.outside import outside
@@ -234,3 +235,21 @@ def test_whom_a_guarantee_for_clients_is_for_is_said(federation):
     assert any("3 clients play attackers" in line and "do not attack" in line for line in private)
     for text in (attacked("alie"), HONEST + CLIENT_PRIVACY):
         assert not any("play attackers" in line for line in outside(federation(text=text)))
+
+
+@pytest.mark.parametrize(("sampling", "assumed", "told"), [("all", 1, True), ("fixed", 1, False), ("all", 2, False)])
+def test_an_aggregation_that_foresees_too_few_attackers_is_told_so(sampling, assumed, told, caplog):
+    """Two of eight clients attack: both in a cohort of all, one on average in a cohort of five (1.25)."""
+    size = ", size=5" if sampling == "fixed" else ""
+    overrides = [
+        f"algorithm.aggregation={{kind='multi_krum', attackers={assumed}}}",
+        f"cohort.sampling={{kind='{sampling}'{size}}}",
+        "attack.fraction=0.25",
+    ]
+    made = build_federation(parse_scenario(attacked("sign_flip"), "small", overrides))
+    notes = [note for note in made.holdings.notes if "assumes" in note]
+    assert len(notes) == told
+    warn_of_attackers(made)
+    assert [record.message for record in caplog.records if record.name == "fedsim"] == notes
+    if told:
+        assert "assumes 1 attacker(s) in a cohort, and the scenario has 2 on average (2 of 8 clients)" in notes[0]

@@ -13,6 +13,7 @@ import fedsim
 from fedsim.algorithms import FedAvg
 from fedsim.client import app as client_app
 from fedsim.client import host, train_clients
+from fedsim.console import print_result
 from fedsim.describing import as_text, describe
 from fedsim.engines import InProcessGrid
 from fedsim.errors import BadInput
@@ -133,14 +134,58 @@ def test_the_statement_tells_of_drop_outs(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     lost, entry = sum(row["dropped"] for row in lines), result.privacy[0]
     assert entry["drop_outs"] == lost > 0
-    assert f"In {lost} of 36 cases a client that was asked did not deliver. To the guarantee it is a zero" in str(entry)
-    assert "how long it takes and whether it fails count as public" in str(entry["assumptions"])
+    found = result.summary["deliveries"]
+    assert (found["asked"], found["dropped"], found["arrived"]) == (36, lost, 36 - lost)
+    said = f"In {lost} of 36 cases a client that was asked did not deliver: {lost} failed, 0 were late and 0 were not"
+    assert said in str(entry)
+    assert "whether it would fail if it were drawn count as public" in str(entry["assumptions"])
+    assert f"In {found['forgot']} cases a client failed after sending (after_upload)" in str(entry["assumptions"])
+    assert found["forgot"] > 0
     assert result.summary["seconds"]["simulated"] == lines[-1]["simulated_seconds"] > 0
     page = (tmp_path / "run" / "report.html").read_text()
     for text in ("Accuracy against simulated time", "Accuracy against data sent", "did not deliver", "Simulated time"):
         assert text in page
     titles = [panel.title for panel in cost_panels(read_record(tmp_path / "run"))]
     assert titles == ["Accuracy against simulated time", "Accuracy against data sent"]
+
+
+def test_where_cohorts_are_secret_the_statement_has_no_number_that_tells_their_size(tmp_path):
+    result = fedsim.run(scenario(FAILING, POISSON, privacy=CLIENT_PRIVACY + EXAMPLE_PRIVACY), tmp_path / "run")
+    found = result.summary["deliveries"]
+    assert found["asked"] > found["dropped"] > 0 < found["forgot"]
+    for entry in result.privacy:
+        assert "drop_outs" not in entry
+        said = [line for line in entry["assumptions"] if "deliver" in line or "after_upload" in line]
+        assert len(said) == 2
+        assert not any(character.isdigit() for line in said for character in line)
+    assert "how many of it delivered" in str(result.summary["outside"])
+
+
+@pytest.mark.parametrize(("privacy", "charged"), [("", False), (CLIENT_PRIVACY, True)])
+def test_where_nobody_delivers_everybody_is_told(privacy, charged, tmp_path, capsys, caplog):
+    result = fedsim.run(scenario(NOBODY, privacy=privacy), tmp_path / "run")
+    told = [record.message for record in caplog.records if record.name == "fedsim"]
+    assert len(told) == 1
+    assert "In the first 3 rounds none of the 36 clients that were asked delivered" in told[0]
+    assert ("spent all the same" in told[0]) == charged
+    print_result(result)
+    assert "dropped out: 36 of 36 that were asked" in capsys.readouterr().out.splitlines()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "36 of 36 times a client that was asked did not deliver" in page
+    assert ("stated below is spent all the same" in page) == charged
+
+
+def test_late_clients_and_those_that_were_not_wanted_are_told_apart(tmp_path):
+    few = ('cohort.sampling={kind="fixed", size=5}', "devices.over_selection=0.5", "rounds=2")
+    result = fedsim.run(scenario(SLOW, *few), tmp_path / "few")
+    assert result.summary["deliveries"] | {"asked": 16, "surplus": 6, "dropped": 0} == result.summary["deliveries"]
+    page = (tmp_path / "few" / "report.html").read_text()
+    assert "On average 8 of them were asked to take part in a round; 5 were used and 3 left out" in page
+    assert "lognormal (median = 20, sigma = 1.5)" in page
+    late = fedsim.run(scenario(SLOW, "devices.deadline_seconds=6", "rounds=2"), tmp_path / "late").summary
+    number = late["deliveries"]["late"]
+    assert number == late["deliveries"]["dropped"] > 0
+    assert f"{number} of 24 times one dropped out ({number} late)" in (tmp_path / "late" / "report.html").read_text()
 
 
 def test_without_devices_no_time_is_simulated(tmp_path):

@@ -43,17 +43,21 @@ def assert_same(ours: list[dict[str, Any]], expected: list[dict[str, Any]]) -> N
 
 
 def ray_processes() -> set[int]:
-    """Every process of Ray on this machine that lives, whoever started it."""
+    """Every process of Ray that lives and was started by this worker of the test run, or below it."""
     found = set()
+    names = ("PYTEST_XDIST_TESTRUNUID", "PYTEST_XDIST_WORKER")
+    ours = [f"{name}={os.environ[name]}".encode() for name in names if name in os.environ]
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command, state = (
                 (entry / "cmdline").read_bytes(),
                 (entry / "stat").read_text().rpartition(")")[2].split()[0],
             )
+            environment = (entry / "environ").read_bytes()
         except OSError:
             continue
-        if state != "Z" and (b"ray::" in command or b"/ray/" in command):
+        theirs = not all(one in environment for one in ours)
+        if state != "Z" and not theirs and (b"ray::" in command or b"/ray/" in command):
             found.add(int(entry.name))
     return found
 
