@@ -158,8 +158,7 @@ def draw_cohort(session: Session, round_: int) -> Ids:
     clients, plan = len(federation.population), federation.plan
     rng = private_generator(plan.randomness, Stream.COHORT, federation.scenario.draw_seed, round_)
     # A round that was charged before a crash is run again with whom it was charged for.
-    charged = session.ledger.cohort(round_)
-    if charged is not None:
+    if (charged := session.ledger.cohort(round_)) is not None:
         return charged
     cohort = candidates(federation, round_, session.progress.clock, rng)
     if plan.example is None or plan.example.budget is None:
