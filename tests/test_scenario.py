@@ -155,7 +155,7 @@ trainer = "vectorized"
         ('cohort.sampling.kind = "poison":', 'did you mean "poisson"?'),
         ("privacy.example.target_epsilon = NaN:", "finite"),
         ("privacy.example.clip_norm is missing", ""),
-        ("evaluation.early_stopping = 5:", "object"),
+        ("evaluation.early_stopping = 5:", "table with patience"),
         ('engine.trainer = "vectorized":', 'did you mean "vectorised"?'),
         ('algorithm.server.optimizer = "adma":', "did you mean"),
         ("privacy.client:", "exactly one of noise_multiplier and target_epsilon"),

@@ -163,7 +163,7 @@ def test_actors_on_two_machines_share_the_work_and_their_deaths_lose_nothing(clu
     assert [row["dropped"] for row in rows] == [0, 0, 0, 3, 0]
     assert [row["epsilon_example"] for row in rows] == [row["epsilon_example"] for row in rows_of(expected.directory)]
     assert ray.is_initialized(), "the cluster was not ours to stop"
-    assert cluster <= ray_processes() | {process for process in cluster if not alive(process)}
+    assert sum(map(serves, cluster)) >= 3, "the head and both raylets go on; idle workers may end"
     with pytest.raises(BadInput, match="the cluster has room for 2 actors"):
         fedsim.run(parse_scenario(SMALL, "small", [RAY, "engine.workers=3"]), tmp_path / "many")
     with pytest.raises(BadInput, match="no machine of the cluster has that much"):
@@ -171,8 +171,13 @@ def test_actors_on_two_machines_share_the_work_and_their_deaths_lose_nothing(clu
     assert not (tmp_path / "many").exists()
 
 
-def alive(process: int) -> bool:
-    return Path(f"/proc/{process}").exists()
+def serves(process: int) -> bool:
+    """Whether it lives and is one of the cluster's servers."""
+    try:
+        program = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")[0]
+    except OSError:
+        return False
+    return program.endswith((b"/gcs_server", b"/raylet"))
 
 
 def test_where_no_cluster_answers_nothing_is_written(tmp_path):

@@ -602,7 +602,7 @@ MUTATIONS = [
         "data set sizes as weights under client-level privacy",
         one_client_moves_the_sum_by_at_most_the_clip_norm,
         fedsim.updates,
-        "_weights",
+        "client_weights",
         _sizes,
     ),
     Mutation(
