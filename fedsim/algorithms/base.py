@@ -127,8 +127,6 @@ class Algorithm:
     weighting: Literal["auto", "examples", "uniform"] = "auto"
     weight_cap: Annotated[int, Field(ge=1)] | None = None
 
-    # Whether ``problem`` has a transform, which the fastest trainers do not know.
-    transforms: ClassVar[bool] = False
     # Whether clients get the model at all.
     sends_model: ClassVar[bool] = True
     # Whether clients get the server's memory beside the model.

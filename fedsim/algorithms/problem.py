@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-Transform = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -17,16 +14,14 @@ class LocalProblem:
     """Each client's loss plus ``pull / 2 |w - anchor|^2 + <linear, w>``, begun at ``start``.
 
     ``start`` and ``linear`` are ``[params]`` for all clients or ``[clients, params]``; ``anchor`` ``[params]`` is where
-    the pull leads, the start if it is left out. ``transform`` of (gradient, weights), each ``[clients, params]``, is
-    for what is none of these: it gives what the local optimizer steps against. All of it is added to the gradient that
-    DP-SGD has noised, as post-processing, so it costs no privacy unless it is made of a client's records itself.
+    the pull leads, the start if it is left out. All of it is added to the gradient that DP-SGD has noised, as
+    post-processing, so it costs no privacy unless it is made of a client's records itself.
     """
 
     start: Tensor
     pull: float = 0.0
     anchor: Tensor | None = None
     linear: Tensor | None = None
-    transform: Transform | None = None
 
     @property
     def centre(self) -> Tensor:
@@ -52,4 +47,4 @@ class LocalProblem:
             gradient = gradient + self.pull * (weights - (centre if centre.dim() == 1 else centre[active]))
         if self.linear is not None:
             gradient = gradient + (self.linear if self.linear.dim() == 1 else self.linear[active])
-        return gradient if self.transform is None else self.transform(gradient, weights)
+        return gradient

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedsim.privacy.accounting import check_delta, epsilon, rdp_epsilon, rough_epsilon
+from fedsim.privacy.accounting import check_delta, epsilon, rough_epsilon
 from fedsim.privacy.cache import remembered
-from fedsim.privacy.events import Composition, Event, compose
+from fedsim.privacy.events import Composition
 
 TOLERANCE = 1e-4  # relative, of the noise multiplier
-UNLIMITED = 1 << 31  # what max_steps returns where no count up to it exceeds the target
+UNLIMITED = 1 << 31  # what stands for a count of steps without an end
 
 _COARSENESS, _ROUGH_TOLERANCE = 8.0, 5e-3  # the first search has 64 times the error, about 0.5 %
 _LOWEST, _HIGHEST = math.log(1e-3), math.log(1e7)  # logarithms of the noise multipliers that are searched
@@ -94,23 +94,3 @@ def _least_noise(
     near = _solve(rough, lambda x: relative(rough_epsilon(event_at(math.exp(x)), delta, _COARSENESS)), start)
     exact.slope = rough.slope
     return math.exp(_solve(exact, lambda x: relative(epsilon(event_at(math.exp(x)), delta)), near))
-
-
-def max_steps(event: Event, target_epsilon: float, delta: float) -> int:
-    """Largest count of ``event`` with epsilon <= target_epsilon; 0 if there is none, UNLIMITED if all have."""
-    check_delta(delta)
-
-    def last(bound: Callable[[Composition, float], float], low: int) -> int:
-        def within(count: int) -> bool:
-            return bound(compose([(event, count)]), delta) <= target_epsilon
-
-        stride = max(1, low // 8)
-        while low < UNLIMITED and within(min(low + stride, UNLIMITED)):
-            low, stride = min(low + stride, UNLIMITED), 2 * stride
-        high = low + stride
-        while low < UNLIMITED and high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if within(middle) else (low, middle)
-        return low
-
-    return last(epsilon, last(rdp_epsilon, 0))  # the Renyi bound is larger and nearly free, so it is a place to start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedsim.errors import BadInput, BudgetExhausted
-from fedsim.privacy.accounting import epsilon, rdp_epsilon, rough_epsilon
+from fedsim.privacy.accounting import epsilon, rough_epsilon
 from fedsim.privacy.balance import Balance as _Balance
 from fedsim.privacy.balance import Deltas
 from fedsim.privacy.events import Composition, Event
@@ -230,14 +230,3 @@ class _Transaction:
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
-
-
-def max_epsilon(compositions: Iterable[tuple[Composition, float]]) -> float:
-    """The largest epsilon of compositions, each at its delta; not computed where the RDP bound is below the best."""
-    bounded = sorted(((rdp_epsilon(item, delta), item, delta) for item, delta in compositions), reverse=True)
-    best = 0.0
-    for bound, item, delta in bounded:
-        if bound <= best:
-            break
-        best = max(best, epsilon(item, delta))
-    return best

@@ -85,8 +85,7 @@ class ClientPlan:
     """Clipped updates of whole clients, noised at the server (DP-FedAvg) or by each client itself (local DP).
 
     With ``bands`` the server's noise is correlated over rounds; ``projected`` is the factor by which the noise of a
-    larger hypothetical cohort is scaled down. ``most_charges`` is how often any client will be charged, where a
-    schedule tells.
+    larger hypothetical cohort is scaled down.
     """
 
     clip_norm: float
@@ -99,7 +98,6 @@ class ClientPlan:
     bands: int | None = None
     tree: bool = False
     projected: float = 1.0
-    most_charges: int | None = None
     budget: float | None = None
     unit: Unit = "client"
 

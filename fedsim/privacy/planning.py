@@ -162,7 +162,6 @@ def _client_plan(scenario: Scenario, settings: ClientPrivacy, clients: int, sche
         bands=settings.bands if settings.mechanism == "banded" else None,
         tree=settings.mechanism == "tree",
         projected=expected / settings.projected.cohort if settings.projected else 1.0,
-        most_charges=times if schedule is not None else None,
         budget=settings.budget or settings.target_epsilon,
     )
 

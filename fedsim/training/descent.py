@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from fedsim.training.vectorised import VectorisedTrainer
 
 
-def is_plain_descent(local: LocalTraining, problem: LocalProblem) -> bool:
-    """Whether every step is one of plain SGD, a pull and a linear term."""
+def is_plain_descent(local: LocalTraining) -> bool:
+    """Whether every step is one of plain SGD, beside the problem's pull and linear term."""
     options = (*local.options.values(), local.l1, local.l2, local.max_grad_norm)
-    return local.optimizer == "sgd" and not any(options) and problem.transform is None
+    return local.optimizer == "sgd" and not any(options)
 
 
 def descend(trainer: VectorisedTrainer, rate: float, problem: LocalProblem, work: Work, updates: Tensor) -> None:

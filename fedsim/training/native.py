@@ -73,8 +73,6 @@ class NativeTrainer(Trainer):
     def train(self, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
         """Train every client, on ``workers`` threads."""
         noise, clients, size = work.noise, len(work.clients), self.layout.size
-        if problem.transform is not None:
-            return self._vectorised.train(local, problem, work)
         result = Trained(self._room(clients * size).view(clients, -1))
         noised, unclipped = np.zeros(clients, np.int64), np.zeros(clients)
         kept = _Kept()
@@ -226,8 +224,6 @@ def obstacle(module: nn.Module, task: Task, algorithm: Algorithm, per_layer: boo
         return f"it knows classification and regression only, not {task.objective.kind}"
     if local.optimizer != "sgd" or not set(local.options) <= SGD_OPTIONS:
         return "it knows SGD with momentum and weight decay only"
-    if algorithm.transforms:
-        return f"it does not know {type(algorithm).__name__}"
     if local.l1 or local.max_grad_norm is not None:
         return f"it does not know {'algorithm.local.l1' if local.l1 else 'algorithm.local.max_grad_norm'}"
     if per_layer:

@@ -50,7 +50,7 @@ class VectorisedTrainer(Trainer):
             return train_block(self, local, problem, work)
         start = problem.start
         result = Trained(torch.empty(len(work.clients), start.shape[-1], dtype=start.dtype, device=start.device))
-        plain = work.noise is None and is_plain_descent(local, problem)
+        plain = work.noise is None and is_plain_descent(local)
         length = self.chunk_length(int(work.lengths.max(initial=0)), work.noise is not None)
         for rows in _pieces(len(work.clients), length if plain else max(length, self._loop_length)):
             part = work.rows(rows.start, rows.stop)

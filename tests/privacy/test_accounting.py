@@ -26,7 +26,7 @@ from fedsim.privacy.accounting import (
 )
 from fedsim.privacy.accounting_pld import Mechanism, Steps, pld_epsilon
 from fedsim.privacy.accounting_profiles import profile
-from fedsim.privacy.calibration import UNLIMITED, calibrate_noise, max_steps
+from fedsim.privacy.calibration import calibrate_noise
 from fedsim.privacy.events import Composition, Event, Relation, Sampling, compose
 
 ADD_REMOVE = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
@@ -491,21 +491,6 @@ def test_calibration_edges() -> None:
     for target in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="target_epsilon"):
             calibrate_noise(lambda noise: steps(0.1, noise, 1), target, 1e-5)
-
-
-@pytest.mark.parametrize(("rate", "noise", "target"), [(0.05, 1.1, 3.0), (0.01, 1.0, 1.5), (1.0, 30.0, 2.0)])
-@pytest.mark.parametrize("relation", ["add-remove", "replace-one"])
-def test_max_steps_is_maximal(rate: float, noise: float, target: float, relation: Relation) -> None:
-    event = Event(noise, rate, "poisson", relation)
-    count = max_steps(event, target, 1e-5)
-    assert count > 0
-    assert epsilon(compose([(event, count)]), 1e-5) <= target < epsilon(compose([(event, count + 1)]), 1e-5)
-
-
-def test_max_steps_edges() -> None:
-    assert max_steps(Event(0.5), 1.0, 1e-5) == 0
-    assert max_steps(Event(0.0), 1.0, 1e-5) == 0
-    assert max_steps(Event(1.0, 0.0, "poisson"), 1.0, 1e-5) == UNLIMITED
 
 
 # --- exports
