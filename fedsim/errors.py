@@ -13,6 +13,10 @@ class BadInput(FedsimError):
     exit_code = 2
 
 
+class Damaged(BadInput, ValueError):
+    """A file of a run's record is not what a run writes; the text names it."""
+
+
 class BudgetExhausted(FedsimError):
     """The next round would spend more privacy than the budget allows; nothing of it was released."""
 

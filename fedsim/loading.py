@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,17 +13,20 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedsim.checks import check_combinations
 from fedsim.checks_raw import certain_problems, without_attack
+from fedsim.documents import excess, parse_toml
 from fedsim.errors import BadInput
 from fedsim.problem_texts import dotted, must_be_table, nearest, show
 from fedsim.scenario import Scenario
 from fedsim.settings import CUSTOM
+
+LONGEST_LINE = 2000  # characters that are said of one problem
 
 
 class ScenarioError(BadInput):
     """A scenario cannot be used; ``problems`` holds one line each."""
 
     def __init__(self, where: str, problems: Sequence[str]) -> None:
-        self.problems = list(problems)
+        self.problems = [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "..." for line in problems]
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__("\n".join([f"{where}: {count}", *(f"  {problem}" for problem in self.problems)]))
 
@@ -52,13 +54,15 @@ def load_scenario(source: str | Path, overrides: Iterable[str] = ()) -> Scenario
 def parse_scenario(text: str, name: str, overrides: Iterable[str] = (), where: str = "scenario") -> Scenario:
     """A scenario from TOML text; ``name`` is used where the text does not give one."""
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        raw = parse_toml(text)
+    except ValueError as error:
         raise ScenarioError(where, [f"not valid TOML: {error}"]) from error
     if "sweep" in raw:
         raise BadInput(f"{where} is a sweep, not a scenario; run it with: fedsim sweep {where}")
     for override in overrides:
         _set(raw, override)
+        if problem := excess(raw):
+            raise BadInput(f"--set {override[:60]}: {problem}.")
     raw.setdefault("name", name)
     scenario, problems = _validate(without_attack(raw))
     if scenario is None or problems:
@@ -180,16 +184,16 @@ def _set(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
-        raise BadInput(f"--set {override}: write it as dotted.path=value, for example rounds=5.")
+        raise BadInput(f"--set {override[:60]}: write it as dotted.path=value, for example rounds=5.")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         value = text.strip()
     table = raw
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise BadInput(f"--set {override}: {key} is not a table.")
+            raise BadInput(f"--set {override[:60]}: {key[:60]} is not a table.")
     table[keys[-1]] = value
 
 

@@ -14,12 +14,20 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
+from fedsim.data.npy import npy_values
+from fedsim.documents import parse_json
 from fedsim.privacy.events import Event
 from fedsim.privacy.plan import Unit
 
+LONGEST_REASON = 500  # characters of a refusal
+
 
 class MalformedMessage(ValueError):
-    """A message does not have the layout of this file."""
+    """A message does not have the layout of this file; the text says why, and little of what the sender wrote."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= LONGEST_REASON else text[:LONGEST_REASON] + "..."
 
 
 class SharedArray(Array):
@@ -113,6 +121,11 @@ def join_rows(parts: list[Rows]) -> Rows:
     order = np.argsort(clients)
     weights, reports = (np.concatenate([getattr(part, name) for part in parts]) for name in ("weights", "reports"))
     return Rows(clients[order], weights[order], reports[order])
+
+
+def received(array: Array) -> NDArray[Any]:
+    """The values of an array in a message; raises ``ValueError`` where its bytes are not what they say."""
+    return array.numpy() if isinstance(array, SharedArray) else npy_values(bytes(array.data))
 
 
 def ensure_identity() -> None:
@@ -219,7 +232,7 @@ def _check_rows(rows: Rows, size: int, asked: NDArray[np.int64]) -> None:
 
 
 def _array(record: ArrayRecord, key: str, dtype: type, dimensions: int = 1) -> NDArray[Any]:
-    array: NDArray[Any] = record[key].numpy()
+    array = received(record[key])
     if array.dtype != dtype or array.ndim != dimensions:
         raise ValueError(
             f"{key} is {array.dtype} of {array.ndim} dimensions; {np.dtype(dtype)} of {dimensions} is expected"
@@ -255,7 +268,7 @@ def _text(record: Mapping[str, Any], key: str) -> str:
 
 def _events(text: str) -> Counter[Event]:
     events: Counter[Event] = Counter()
-    for fields in json.loads(text):
+    for fields in parse_json(text):
         count = _whole(fields, "count")
         events[Event(**{key: value for key, value in fields.items() if key != "count"})] += count
     return events

@@ -83,9 +83,9 @@ def opened(path: Path) -> Iterator[tuple[Ledger, str, dict[Unit, dict[str, Any]]
                 charged = {
                     unit: _facts(db, unit) for (unit,) in db.execute("SELECT DISTINCT unit FROM charges").fetchall()
                 }
-        except (sqlite3.DatabaseError, TypeError) as error:
-            raise BadInput(f"{path} is not a privacy ledger: {error}.") from error
-        ledger = Ledger(copy, population, clients, run="")
+            ledger = Ledger(copy, population, clients, run="")
+        except (sqlite3.DatabaseError, TypeError, ValueError, FedsimError) as error:
+            raise BadInput(f"{path} is not a privacy ledger: {str(error).rstrip('.')}.") from error
         try:
             yield ledger, population, charged
         finally:

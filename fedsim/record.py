@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedsim.errors import BadInput, FedsimError
+from fedsim.documents import read_json, read_rows
+from fedsim.errors import BadInput, Damaged, FedsimError
 from fedsim.jsonable import jsonable
 from fedsim.scenario import Scenario
 
@@ -79,7 +80,11 @@ class RunDirectory:
     @property
     def run_id(self) -> str:
         """The run's name in the ledger."""
-        return str(json.loads((self.path / "environment.json").read_text())["run_id"])
+        file = self.path / "environment.json"
+        found = read_json(file)
+        if not isinstance(found, dict) or not isinstance(found.get("run_id"), str):
+            raise Damaged(f"{file} is damaged: it holds no run_id.")
+        return str(found["run_id"])
 
     def write_text(self, name: str, text: str) -> None:
         """Write a whole file or nothing."""
@@ -100,12 +105,15 @@ class RunDirectory:
     def participations(self, clients: int) -> NDArray[np.int64]:
         """In how many rounds each client took part ``[clients]``."""
         file = self.path / "cohorts.bin"
-        return np.bincount(np.fromfile(file, "<i4") if file.exists() else [], minlength=clients)
+        members = np.fromfile(file, "<i4") if file.exists() else np.zeros(0, "<i4")
+        if ((members < 0) | (members >= clients)).any():
+            raise Damaged(f"{file} is damaged: it names a client that there is not.")
+        return np.bincount(members, minlength=clients)
 
     def rounds(self) -> list[dict[str, Any]]:
         """The lines of rounds.jsonl."""
         file = self.path / "rounds.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return read_rows(file) if file.exists() else []
 
     def save_checkpoint(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         """Save the state after a round as one file, and drop all but the newest two."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import time
@@ -19,6 +18,7 @@ from fedsim.attacking import warn_of_attackers
 from fedsim.client import host
 from fedsim.client_store import ClientStore
 from fedsim.combining import Combiner
+from fedsim.documents import read_json, read_text
 from fedsim.engines import opened
 from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
@@ -109,7 +109,7 @@ def resume(
         raise BadInput(f"{path} is not a run directory: it has no scenario.toml.")
     if not (directory.path / "environment.json").exists():
         raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
-    scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
+    scenario = parse_scenario(read_text(file), directory.path.name, where=str(file))
     check_sinks(scenario)
     if len(scenario.runs) > 1:
         return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
@@ -273,5 +273,5 @@ def _finish(session: Session, status: str, reason: str, setup: float) -> Result:
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((path / "summary.json").read_text())
+    summary: dict[str, Any] = read_json(path / "summary.json")
     return summary

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedsim.documents import parse_toml
 from fedsim.errors import BadInput
 from fedsim.report.inputs import Json, json_lines, read_document
 
@@ -83,7 +83,7 @@ def _expanded(path: Path) -> list[Path]:
 def _read(path: Path) -> Run:
     try:
         summary = read_document(path / "summary.json")
-        resolved = tomllib.loads((path / "scenario.toml").read_text())
+        resolved = parse_toml((path / "scenario.toml").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInput(f"{path} has no scenario.toml, so nobody can say what was run.") from error
     except ValueError as error:

@@ -33,6 +33,8 @@ class Arrays:
             raise BadInput(f"{where}: features, labels and owners have different lengths: {lengths}.")
         if self.owners is not None and (self.owners.ndim != 1 or self.owners.dtype.kind not in "iuUS"):
             raise BadInput(f"{where}: owners must be whole numbers or texts [n]; found {_shown(self.owners)}.")
+        if self.owners is not None and not _readable(self.owners):
+            raise BadInput(f"{where}: owners hold characters that are none.")
         for what, part in (("features", self.features), ("labels", self.labels)):
             if part.dtype.kind not in "biuf":
                 raise BadInput(f"{where}: {what} must be numbers; found {_shown(part)}.")
@@ -161,6 +163,14 @@ def _owners(parts: Sequence[NDArray[Any] | None]) -> tuple[tuple[str, ...], list
         numbers = np.array([names.setdefault(text, len(names)) for text in texts], np.int64)
         owners.append(numbers[positions])
     return tuple(names), owners
+
+
+def _readable(texts: NDArray[Any]) -> bool:
+    """Whether all characters exist: any four bytes can stand in an array of texts."""
+    if texts.dtype.kind != "U" or texts.dtype.itemsize == 0:
+        return True
+    codes = np.ascontiguousarray(texts.astype(texts.dtype.newbyteorder("="))).view(np.uint32)
+    return not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()
 
 
 def _shown(values: NDArray[Any]) -> str:

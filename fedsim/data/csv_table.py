@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from fedsim.data.declared import Declared
+from fedsim.data.files import read_whole
 from fedsim.data.tabular import Table
 from fedsim.errors import BadInput
 from fedsim.settings import section
@@ -93,9 +92,6 @@ def _rows(file: Path, text: str, form: Format) -> Iterator[tuple[int, list[str]]
 
 def _text(file: Path) -> str:
     try:
-        raw = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        return raw.decode("utf-8-sig")
+        return read_whole(file).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadInput(f"{file} is not UTF-8 text (byte {error.start}).") from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise BadInput(f"{file} cannot be read: {error}.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import resource
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ from fedsim.paths import expanded
 OPENERS: dict[str, type[gzip.GzipFile] | type[lzma.LZMAFile]] = {".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
 # What the decompressors raise on a file that is torn or no such file.
 TORN = (OSError, EOFError, zlib.error, lzma.LZMAError)
+CHUNK = 2**20
+# One file may unpack to such a part of the memory. Rows of text need some ten times as much, arrays little more.
+TEXT_PART, ARRAY_PART = 16, 4
+MOST_DEFLATED = 1032  # bytes that gzip can make one of
 
 
 def find_files(
@@ -82,14 +87,42 @@ def open_plain(file: Path, packing: str) -> IO[bytes]:
 
 
 def read_whole(file: Path) -> bytes:
-    """The file's content; raises ``BadInput`` when it cannot be read or is torn."""
+    """The file's content; raises ``BadInput`` when it cannot be read, is torn, or unpacks to more than fits here."""
     try:
-        if file.suffix == ".gz":
+        if file.suffix not in OPENERS:
+            return file.read_bytes()
+        if file.suffix == ".gz" and MOST_DEFLATED * file.stat().st_size <= memory_bytes() // TEXT_PART:
             return gzip.decompress(file.read_bytes())  # a third faster than by parts
         with open_plain(file, file.suffix) as content:
-            return content.read()
+            return _unpacked(file, content)
     except TORN as error:
         raise BadInput(f"{file} cannot be read: {error}.") from error
+
+
+def _unpacked(file: Path, content: IO[bytes]) -> bytes:
+    parts, size = [], 0
+    while part := content.read(CHUNK):
+        size += len(part)
+        check_fits(str(file), size)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def memory_bytes() -> int:
+    """This machine's memory, or what this process may have of it."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    own = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return own if limit == resource.RLIM_INFINITY else min(own, limit)
+
+
+def check_fits(what: str, size: int, part: int = TEXT_PART) -> None:
+    """Raise ``BadInput`` where ``what`` unpacks to more than one ``part``-th of the memory: more is made of it."""
+    most = memory_bytes() // part
+    if size > most:
+        raise BadInput(
+            f"{what} unpacks to more than {most / 2**30:.3g} GiB, 1 / {part} of this machine's memory, and so is not "
+            "read."
+        )
 
 
 def read_text(file: Path) -> str:

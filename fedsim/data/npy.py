@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fedsim.data.files import ARRAY_PART, check_fits
 from fedsim.errors import BadInput
 
 _LOCAL_HEADER = 30  # bytes before the name in front of a member of a zip file
@@ -42,6 +44,8 @@ class Archive:
             raise BadInput(f'{self.path} has no array "{name}"; it has: {", ".join(names) or "none"}.')
         try:
             if self.path.is_dir():
+                with (self.path / f"{name}.npy").open("rb") as content:
+                    _header(content)
                 return npy.open_memmap(self.path / f"{name}.npy", "c")  # never unpickles
             return self._member(f"{name}.npy")
         except Exception as error:  # whatever torn bytes lead the reader to
@@ -58,6 +62,7 @@ class Archive:
                 if math.prod(shape) == 0:
                     return np.empty(shape, dtype)
                 if info.compress_type != zipfile.ZIP_STORED:
+                    check_fits("it", info.file_size, ARRAY_PART)
                     values = np.frombuffer(bytearray(content.read()), dtype)
                     return values.reshape(shape, order="F" if fortran else "C")
                 while content.read(_CHUNK):  # to the end, where the checksum is compared
@@ -74,6 +79,19 @@ class Archive:
         return np.memmap(self.path, dtype, "c", offset, shape, "F" if fortran else "C")
 
 
+def npy_values(data: bytes) -> NDArray[Any]:
+    """The array in the bytes of an npy file, in memory of its own; raises ``ValueError`` where they are not one."""
+    content = io.BytesIO(data)
+    try:
+        shape, fortran, dtype = _header(content)
+        if content.tell() + math.prod(shape) * dtype.itemsize != len(data):
+            raise ValueError(f"it announces {list(shape)} values of type {dtype} but holds others")
+        values = np.frombuffer(bytearray(data[content.tell() :]), dtype)
+        return values.reshape(shape, order="F" if fortran else "C")
+    except Exception as error:  # whatever torn bytes lead the reader to
+        raise ValueError(f"not an array in npy format: {error or type(error).__name__}") from error
+
+
 def _header(content: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(content)
     if version not in ((1, 0), (2, 0)):
@@ -82,4 +100,6 @@ def _header(content: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     shape, fortran, dtype = read(content)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are never read; save plain numbers")
+    if dtype.itemsize == 0:  # any number of these takes no room, and for ever to go through
+        raise ValueError(f"it holds values of type {dtype}, which are none")
     return shape, fortran, dtype

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedsim.data.files import read_whole
 from fedsim.errors import BadInput
 
+LONGEST_REASON = 200  # characters of what the file itself says
 DTYPES = {"u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f4", "f8", "b1"}
 
 
@@ -92,7 +93,8 @@ def read_pickle(file: Path) -> dict[str, Any]:
         table = _Reader(io.BytesIO(raw), encoding="latin-1").load()
         return {_text(key): value.real() if isinstance(value, _Array) else value for key, value in table.items()}
     except Exception as error:  # whatever torn bytes lead the reader to
-        raise BadInput(f"{file} is not a pickled table of arrays: {error or type(error).__name__}.") from error
+        reason = str(error)[:LONGEST_REASON] or type(error).__name__
+        raise BadInput(f"{file} is not a pickled table of arrays: {reason}.") from error
 
 
 def _text(value: Any) -> str:

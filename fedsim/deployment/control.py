@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsim.documents import parse_toml
 from fedsim.errors import BadInput, FedsimError
 
 # Flower wants an app's bundle with every run. Nobody runs this one: sites and server run their own fedsim.
@@ -42,8 +42,8 @@ class Connection:
 def read_connections(file: Path) -> dict[str, Any]:
     """Flower's configuration file, empty where there is none; raises ``BadInput``."""
     try:
-        return tomllib.loads(file.read_text()) if file.exists() else {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        return parse_toml(file.read_text()) if file.exists() else {}
+    except (OSError, ValueError) as error:
         raise BadInput(f"Flower's configuration {file} cannot be read: {error}.") from error
 
 

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from fedsim.data.npy import Archive
 from fedsim.deployment.site_settings import SiteSettings
 from fedsim.deployment.wire import Order
+from fedsim.documents import parse_json
 from fedsim.errors import BadInput, BudgetExhausted, FedsimError
 from fedsim.messages import Rows, TrainReply
 from fedsim.privacy.events import Event
@@ -155,12 +157,13 @@ def _write(file: Path, job: str, reply: TrainReply) -> None:
 
 def _read(file: Path) -> tuple[str, TrainReply]:
     try:
-        with np.load(file, allow_pickle=False) as found:
-            head = json.loads(found["head"].tobytes())
-            rows = Rows(found["clients"], found["weights"], found["reports"]) if "reports" in found else None
-            events = Counter({Event(**event): count for event, count in head["events"]})
-            return head["job"], TrainReply(total=found["total"], events=events, rows=rows, **head["numbers"])
-    except (OSError, ValueError, KeyError) as error:
+        stored = Archive(file)
+        found = {name: np.array(stored.array(name)) for name in stored.names()}
+        head = parse_json(found["head"].tobytes())
+        rows = Rows(found["clients"], found["weights"], found["reports"]) if "reports" in found else None
+        events = Counter({Event(**event): count for event, count in head["events"]})
+        return head["job"], TrainReply(total=found["total"], events=events, rows=rows, **head["numbers"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"The site's answer {file} cannot be read: {error}.") from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedsim.deployment.wire import Announcement, Order, pack_query, unpack_announcement
+from fedsim.documents import parse_json
 from fedsim.errors import BadInput, FedsimError
 from fedsim.messages import MalformedMessage
 
@@ -119,7 +120,7 @@ def save_members(file: Path, members: list[Member]) -> None:
 def load_members(file: Path) -> list[Member]:
     """Who took part when the run began; raises ``BadInput``."""
     try:
-        found = json.loads(file.read_text())
+        found = parse_json(file.read_text(encoding="utf-8"))
         return [Member(**{**each, "announcement": _announcement(each["announcement"])}) for each in found]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(f"{file} does not say who takes part in this run ({error}); it cannot go on.") from error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from fedsim.documents import parse_toml
 from fedsim.errors import BadInput
 from fedsim.settings import NonNegative, Positive, section
 
@@ -58,10 +58,10 @@ def load_site(folder: Path) -> SiteSettings:
     """The settings in a site's folder; raises ``BadInput`` that names every key that is wrong."""
     file = folder / "site.toml"
     try:
-        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+        raw = parse_toml(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise BadInput(f"{folder} is not a site's folder: it has no site.toml.") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise BadInput(f"{file} cannot be read: {error}.") from error
     try:
         return TypeAdapter(SiteSettings).validate_json(json.dumps(raw, default=str), strict=True)

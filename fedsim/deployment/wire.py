@@ -11,7 +11,8 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from fedsim.messages import MalformedMessage, SharedArray, TrainJob, ensure_identity
+from fedsim.documents import parse_json
+from fedsim.messages import MalformedMessage, SharedArray, TrainJob, ensure_identity, received
 
 RECORD = "site"
 MAX_TEXT = 1 << 20
@@ -121,7 +122,7 @@ def unpack_announcement(message: Message) -> Announcement:
     """A site's announcement, every field of the right type and size; raises ``MalformedMessage``."""
     (text,) = _texts(message, "announcement", ("announcement",))
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
         shape, names = tuple(map(int, raw["shape"])), tuple(map(str, raw["names"]))
         counts = [int(raw[key]) for key in ("records", "held_back", "vocabulary")]
         words = [str(raw[key])[:300] for key in ("kind", "trainer", "version", "refusal")]
@@ -159,7 +160,7 @@ def pack_evaluation(params: NDArray[np.float32], scenario: tuple[str, str], node
 def unpack_evaluation(message: Message) -> tuple[NDArray[np.float32], tuple[str, str]]:
     """The model and the scenario's text and digest; raises ``MalformedMessage``."""
     try:
-        params: NDArray[np.float32] = message.content.array_records["arrays"]["params"].numpy()
+        params: NDArray[np.float32] = received(message.content.array_records["arrays"]["params"])
     except (KeyError, ValueError, TypeError) as error:
         raise MalformedMessage(f"not an evaluation: {error}") from error
     return params, unpack_query(message)
@@ -174,7 +175,7 @@ def unpack_metrics(message: Message, names: tuple[str, ...]) -> dict[str, float]
     """The metrics of these names, finite numbers all; raises ``MalformedMessage``."""
     (text,) = _texts(message, "metrics", ("metrics",))
     try:
-        raw = json.loads(text)
+        raw = parse_json(text)
         found = {name: float(raw[name]) for name in names}
     except (ValueError, KeyError, TypeError) as error:
         raise MalformedMessage(f"not metrics: {error!r}") from error

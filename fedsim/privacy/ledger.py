@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.errors import BadInput, BudgetExhausted
+from fedsim.errors import BadInput, BudgetExhausted, Damaged
 from fedsim.privacy.accounting import epsilon, rough_epsilon
 from fedsim.privacy.balance import Balance as _Balance
 from fedsim.privacy.balance import Deltas
-from fedsim.privacy.events import Composition, Event
+from fedsim.privacy.events import Composition
+from fedsim.privacy.ledger_rows import charge_of
 from fedsim.privacy.plan import Charge, Unit
 from fedsim.privacy.sampling import Ids
 
@@ -56,14 +57,15 @@ class Ledger:
         self.run, self.clients, self.limits = run, clients, limits or {}
         self._balances: dict[Unit, _Balance] = {"example": _Balance(clients), "client": _Balance(clients)}
         self._seen = 0
+        self._path = path
         self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
         try:
             # Durable against power loss too: a commit returns only when the event is on disk.
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
+            self._claim(path, population)
+            self._catch_up()
         except sqlite3.DatabaseError as error:
             raise BadInput(f"The ledger {path} cannot be used: {error}.") from error
-        self._claim(path, population)
-        self._catch_up()
 
     def _claim(self, path: Path, population: str) -> None:
         with self._transaction():
@@ -150,9 +152,12 @@ class Ledger:
             "SELECT id, unit, noise_multiplier, rate, sampling, relation, count, clients FROM charges"
             " WHERE id > ? ORDER BY id"
         )
-        for number, unit, noise, rate, sampling, relation, count, blob in self._db.execute(query, (self._seen,)):
-            clients = None if blob is None else np.frombuffer(blob, "<i8")
-            self._balances[unit].add(Event(noise, rate, sampling, relation), count, clients)
+        for number, *row in self._db.execute(query, (self._seen,)):
+            try:
+                charge = charge_of(tuple(row), self.clients)
+            except ValueError as error:
+                raise Damaged(f"The ledger {self._path} is damaged: in charge {number}, {error}.") from error
+            self._balances[charge.unit].add(charge.event, charge.count, charge.clients)
             self._seen = number
 
     def _refuse_overspending(self, charge: Charge) -> None:

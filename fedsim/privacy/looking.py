@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from fedsim.privacy.accounting_rdp import capped
 from fedsim.privacy.events import Event
+from fedsim.privacy.ledger_rows import charge_of
 from fedsim.privacy.plan import Unit
 from fedsim.privacy.selection import Floats, Tries, converted, divergences, selected
 
 MOST_EVENTS = 600
+MOST_CLIENTS = 2**31
 _RATIOS = (1.0, 1.005, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 16.0)
 
 Row = tuple[Event, int, "Ids | None"]
@@ -130,11 +132,12 @@ def _history(ledger: Path, unit: Unit) -> History:
         " GROUP BY noise_multiplier, rate, sampling, relation, clients"
     )
     with closing(_read_only(ledger)) as db:
-        rows: Iterable[tuple[float, float, str, str, int, bytes | None]] = db.execute(query, (unit,)).fetchall()
-    return [
-        (Event(noise, rate, sampling, relation), count, None if blob is None else np.frombuffer(blob, "<i8"))  # type: ignore[arg-type]
-        for noise, rate, sampling, relation, count, blob in rows
-    ]
+        rows = db.execute(query, (unit,)).fetchall()
+    try:
+        charged = [charge_of((unit, *row), MOST_CLIENTS) for row in rows]
+    except ValueError as error:
+        raise sqlite3.DataError(f"{ledger} is damaged: {error}") from error
+    return [(charge.event, charge.count, charge.clients) for charge in charged]
 
 
 def _read_only(ledger: Path) -> sqlite3.Connection:

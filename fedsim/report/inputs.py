@@ -1,9 +1,11 @@
 """What a run left on disk, as the report reads it."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from fedsim.documents import parse_json, read_text
+from fedsim.errors import Damaged
 
 Json = dict[str, Any]
 
@@ -23,7 +25,7 @@ class RunRecord:
 def read_record(run_directory: Path) -> RunRecord:
     """The record in `run_directory`; only `summary.json` is indispensable.
 
-    Raises FileNotFoundError where there is no summary, and ValueError, naming the file, where a file is not valid JSON.
+    Raises FileNotFoundError where there is no summary, and ``Damaged``, naming it, for a file that is not valid JSON.
     """
     return RunRecord(
         scenario=_text(run_directory / "scenario.toml"),
@@ -36,12 +38,12 @@ def read_record(run_directory: Path) -> RunRecord:
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    return read_text(path) if path.exists() else ""
 
 
 def read_document(path: Path) -> Json:
-    """The JSON object in a file, empty where there is none; raises ValueError, naming it, where it is damaged."""
-    return json_object(path, path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The JSON object in a file, empty where there is none; raises ``Damaged``, naming it, where it is none."""
+    return json_object(path, read_text(path)) if path.exists() else {}
 
 
 def _required(path: Path) -> Json:
@@ -61,11 +63,11 @@ def json_lines(path: Path) -> list[Json]:
 
 
 def json_object(path: Path, text: str) -> Json:
-    """The JSON object in a text; raises ValueError, naming the file, where it is none."""
+    """The JSON object in a text; raises ``Damaged``, naming the file, where it is none."""
     try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        content = parse_json(text)
+    except ValueError as error:
+        raise Damaged(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} does not hold a JSON object")
+        raise Damaged(f"{path} does not hold a JSON object")
     return content

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from fedsim.documents import parse_toml
 from fedsim.errors import BadInput
 from fedsim.loading import ScenarioError, _set
 from fedsim.problem_texts import dotted, nearest, show
 from fedsim.settings import Count, section
-from fedsim.sweeps.space import Axis, Range, read_space
+from fedsim.sweeps.space import MOST_POINTS, Axis, Range, read_space
 
 SWEEP_FILE, BASE_FILE = "sweep.toml", "base.toml"
 Seed = Annotated[int, Field(ge=0, lt=2**62)]
@@ -46,7 +46,7 @@ class Search:
     """
 
     method: Literal["grid", "random", "tpe"] = "grid"
-    trials: Count | None = None
+    trials: Annotated[int, Field(ge=1, le=MOST_POINTS)] | None = None
     seeds: tuple[Seed, ...] = (0,)
     objective: str | tuple[str, ...] | None = None
     parallel: Annotated[int, Field(ge=1, le=1024)] | None = None
@@ -132,11 +132,11 @@ def _base(base: str | dict[str, Any], path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise BadInput(f"The file {path} cannot be read: {reason}.") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:
         raise ScenarioError(str(path), [f"not valid TOML: {error}"]) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +21,18 @@ class Choices:
 
     options: tuple[Any, ...]
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.options)
+
     def points(self) -> tuple[Any, ...]:
         """Every value."""
         return self.options
+
+    def value(self, number: int) -> Any:
+        """The ``number``-th of them."""
+        return self.options[number]
 
     def at(self, share: float) -> Any:
         """The value at a share in [0, 1) of the way through the list."""
@@ -48,19 +58,29 @@ class Range:
         """The distance of neighbouring values, if there is one."""
         return 1 if self.step is None and self.whole and not self.log else self.step
 
-    def points(self) -> tuple[float, ...]:
-        """Every value of a range with steps."""
+    @property
+    def count(self) -> int:
+        """How many values a range with steps has; they may be too many to be listed."""
         if self.spacing is None:
             raise ValueError("a range without steps has no number of values")
-        count = int((self.high - self.low) / self.spacing + 1e-9) + 1
-        values = (self.low + number * self.spacing for number in range(count))
-        return tuple(value if self.whole else _short(value) for value in values)
+        if self.whole:
+            return int((self.high - self.low) // self.spacing) + 1
+        steps = (float(self.high) - float(self.low)) / self.spacing + 1e-9
+        return int(min(steps, float(sys.maxsize))) + 1
+
+    def points(self) -> tuple[float, ...]:
+        """Every value of a range with steps."""
+        return tuple(map(self.value, range(self.count)))
+
+    def value(self, number: int) -> float:
+        """The ``number``-th value of a range with steps."""
+        value = self.low + number * (self.spacing or 0)
+        return value if self.whole else _short(value)
 
     def at(self, share: float) -> float:
         """The value at a share in [0, 1) of the range."""
         if self.spacing is not None:
-            points = self.points()
-            return points[int(share * len(points))]
+            return self.value(int(share * self.count))
         if not self.log:
             return self.low + share * (self.high - self.low)
         slack = 0.5 if self.whole else 0.0
@@ -145,7 +165,7 @@ def combinations(space: Space) -> list[dict[str, Any]]:
     for key, axis in space.items():
         if isinstance(axis, Range) and axis.spacing is None:
             raise BadInput(f"space.{key}: a grid needs a list of choices or a range with a step.")
-    points = [axis.points() for axis in space.values()]
-    if (count := math.prod(map(len, points))) > MOST_POINTS:
+    if (count := math.prod(axis.count for axis in space.values())) > MOST_POINTS:
         raise BadInput(f'space: the grid has {count} settings, more than {MOST_POINTS}; use method = "random".')
+    points = [axis.points() for axis in space.values()]
     return [dict(zip(space, values, strict=True)) for values in itertools.product(*points)]

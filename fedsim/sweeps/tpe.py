@@ -98,7 +98,7 @@ def _distribution(axis: Axis) -> Any:
     if isinstance(axis, Choices):
         return CategoricalDistribution(list(range(len(axis.options))))
     if axis.spacing is not None:
-        return IntDistribution(0, len(axis.points()) - 1)
+        return IntDistribution(0, axis.count - 1)
     if axis.whole:
         return IntDistribution(int(axis.low), int(axis.high), log=axis.log)
     return FloatDistribution(axis.low, axis.high, log=axis.log)
@@ -110,16 +110,18 @@ def _values(sweep: Sweep, params: Json) -> Json:
 
 
 def _value(axis: Axis, param: Any) -> Any:
-    return axis.points()[param] if isinstance(axis, Choices) or axis.spacing is not None else param
+    return axis.value(param) if isinstance(axis, Choices) or axis.spacing is not None else param
 
 
 def _params(sweep: Sweep, values: Json) -> Json:
     """Optuna's parameters of a setting; of values that made no difference, and so were left out, the first."""
     params: Json = {}
     for key, axis in sweep.space.items():
-        if isinstance(axis, Choices) or axis.spacing is not None:
-            points = [_plain(point) for point in axis.points()]
+        if isinstance(axis, Choices):
+            points = [_plain(point) for point in axis.options]
             params[key] = points.index(_plain(values[key])) if key in values else 0
+        elif axis.spacing is not None:
+            params[key] = round((values[key] - axis.low) / axis.spacing) if key in values else 0
         else:
             params[key] = values.get(key, axis.low)
     return params

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from pathlib import Path
 
 from fedsim.comparing.runs import flat
+from fedsim.documents import parse_toml
 from fedsim.errors import BadInput
 from fedsim.report.inputs import json_lines, read_document
 from fedsim.tracking import EXPORTS
@@ -37,8 +36,8 @@ def export(run: str | Path, to: str, out: str | Path | None = None) -> Path:
 def _write(path: Path, to: str, folder: Path) -> None:
     try:
         summary, environment = read_document(path / "summary.json"), read_document(path / "environment.json")
-        settings = flat(tomllib.loads((path / "scenario.toml").read_text()))
-    except (ValueError, json.JSONDecodeError) as error:
+        settings = flat(parse_toml((path / "scenario.toml").read_text(encoding="utf-8")))
+    except ValueError as error:
         raise BadInput(f"{path} is damaged: {error}.") from error
     began = (path / "scenario.toml").stat().st_mtime
     run = Tracked(path.resolve().name, str(environment.get("run_id", "unknown")), settings, folder, began)

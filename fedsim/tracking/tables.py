@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
 
+from fedsim.errors import Damaged
 from fedsim.frames import numeric
 from fedsim.tracking.base import Row, Tracked
 
@@ -56,7 +57,10 @@ class Parquet(Table):
         import pyarrow
         import pyarrow.parquet
 
-        columns = {name: pyarrow.array([row.get(name) for row in self.rows]) for name in self.columns}
+        try:
+            columns = {name: pyarrow.array([row.get(name) for row in self.rows]) for name in self.columns}
+        except pyarrow.ArrowException as error:
+            raise Damaged(f"The rounds cannot be written to {self.file}: values of several types ({error}).") from error
         typed = {
             name: column.cast(pyarrow.float64()) if pyarrow.types.is_null(column.type) else column
             for name, column in columns.items()

@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedsim.documents import read_text
+from fedsim.errors import Damaged
 from fedsim.report.inputs import Json, json_lines, json_object
 
 RUN = re.compile(r"runs/[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -34,7 +36,7 @@ class SweepRecord:
         """A JSON file of a row's run; empty where there is none."""
         run = self.run(row)
         path = None if run is None else run / name
-        return json_object(path, path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+        return json_object(path, read_text(path)) if path is not None and path.is_file() else {}
 
     @property
     def name(self) -> str:
@@ -57,28 +59,28 @@ class SweepRecord:
 def read_sweep(directory: Path) -> SweepRecord:
     """The record in a sweep's directory: `sweep.json` and `trials.jsonl`, or `table.json` without timings.
 
-    Raises FileNotFoundError where there is neither, and ValueError, naming the file, where one is not valid.
+    Raises FileNotFoundError where there is neither, and ``Damaged``, naming the file, where one is not valid.
     """
     lines, table, sweep = (directory / name for name in ("trials.jsonl", "table.json", "sweep.json"))
     if not lines.exists() and not table.exists():
         raise FileNotFoundError(f"{lines} is missing: {directory} holds no record of a sweep")
     rows = json_lines(lines) if lines.exists() else _table(table)
     found = {(_whole(row, "trial"), _whole(row, "seed")): row for row in rows}
-    described = json_object(sweep, sweep.read_text(encoding="utf-8")) if sweep.exists() else {}
+    described = json_object(sweep, read_text(sweep)) if sweep.exists() else {}
     return SweepRecord(directory, described, [found[key] for key in sorted(found)])
 
 
 def _table(path: Path) -> list[Json]:
     """The rows of `table.json`: a list, or a list under "trials" or "rows"."""
-    content = json_object(path, f'{{"rows": {path.read_text(encoding="utf-8")}}}')["rows"]
+    content = json_object(path, f'{{"rows": {read_text(path)}}}')["rows"]
     rows = content if isinstance(content, list) else (content.get("trials") or content.get("rows"))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path} does not hold a list of trials")
+        raise Damaged(f"{path} does not hold a list of trials")
     return rows
 
 
 def _whole(row: Json, key: str) -> int:
     value = row.get(key)
     if not isinstance(value, int):
-        raise ValueError(f"a line of the sweep's record has no {key}: {str(row)[:80]}")
+        raise Damaged(f"a line of the sweep's record has no {key}: {str(row)[:80]}")
     return value
