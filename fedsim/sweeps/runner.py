@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedsim.errors import BadInput
+from fedsim.jsonable import jsonable
 from fedsim.sweeps.entry import entry, failure, with_units
 from fedsim.sweeps.halving import at_rung, rungs, survivors
 from fedsim.sweeps.objectives import UNITS, means
@@ -57,7 +58,7 @@ class Runner:
         self._pool.close()
 
     def scores(self, trials: Iterable[Trial]) -> Scores:
-        """Each setting's objectives as means over seeds."""
+        """Each setting's objectives as means over seeds; None where one failed."""
         return {trial.number: means(self._rows(trial), self.sweep.search.objectives) for trial in trials}
 
     def _rows(self, trial: Trial) -> list[Json]:
@@ -124,7 +125,8 @@ class Runner:
         if answer.summary is None:
             self._end(failure(task, answer.error or ""))
             return
-        row = with_units(entry(task, self.directory.run(task.name), answer.summary), self._units)
+        # As a sweep that goes on would read it, so that a NaN is the same to both.
+        row = jsonable(with_units(entry(task, self.directory.run(task.name), answer.summary), self._units))
         if row["status"] == "interrupted":
             self.directory.append(RUNGS, row)
             self._paused[row["trial"], row["seed"], row["rounds"]] = row

@@ -11,18 +11,10 @@ from typing import Any
 from fedsim.report import plain
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.inputs import Json
-from fedsim.report.metrics import parted
 from fedsim.report.statistics import Interval, t_interval
 
 UNITS = ("example", "client")
 MEASURED = ("completed", "budget_exhausted", "early_stopped")  # these trained a model that counts
-HIGHER_IS_BETTER = ("accuracy", "macro_f1", "auroc", "r2", "psnr", "precision", "recall")
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better; of losses, errors and an attack's success less is."""
-    base = parted(metric)[0]
-    return base in HIGHER_IS_BETTER or base.endswith(("_accuracy", "_precision", "_recall"))
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from fedsim.directions import more_is_better
 from fedsim.report import plain
 from fedsim.report.frontier.axes import Axis
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
-from fedsim.report.frontier.settings import UNITS, Setting, higher_is_better, settings_of, short_names, text
+from fedsim.report.frontier.settings import UNITS, Setting, settings_of, short_names, text
 from fedsim.report.inputs import Json
 from fedsim.report.metrics import is_share, metric_text
 from fedsim.report.statistics import Interval
@@ -55,7 +56,7 @@ class View:
 
     @cached_property
     def higher(self) -> bool:
-        return higher_is_better(self.metric)
+        return more_is_better(self.metric)
 
     @cached_property
     def links(self) -> dict[tuple[int, int], str]:
