@@ -57,7 +57,9 @@ def cost(event: Event, count: int, delta: float) -> float:
 
 def test_a_plan_loads_nothing_that_trains():
     slow = ("torch._dynamo", "opacus", "sklearn", "fedsim.federation")
-    text = 'partition = { kind = "dirichlet" }\n[privacy.example]\nnoise_multiplier = 1.0\nclip_norm = 1.0\ndelta = 1e-4'
+    text = (
+        'partition = { kind = "dirichlet" }\n[privacy.example]\nnoise_multiplier = 1.0\nclip_norm = 1.0\ndelta = 1e-4'
+    )
     program = (
         "import sys, fedsim\n"
         f"plan = fedsim.plan(fedsim.parse_scenario({BASE.replace('[cohort]', text + chr(10) + '[cohort]')!r}, 's'))\n"

@@ -29,6 +29,7 @@ def entry(task: Task, run: Path, summary: Json) -> Json:
         "noise_multiplier": {unit: each["noise_multiplier"] for unit, each in units.items()},
         "clip_norm": {unit: each["clip_norm"] for unit, each in units.items()},
         "cohort": fmean(row["cohort"] for row in rounds) if rounds else None,
+        "projected": bool(summary.get("projected")),
     }
 
 
@@ -48,6 +49,7 @@ def failure(task: Task, error: str) -> Json:
         "noise_multiplier": {},
         "clip_norm": {},
         "cohort": None,
+        "projected": False,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -98,8 +99,18 @@ class Runner:
         for trial in trials:
             for seed in self.sweep.search.seeds:
                 key = (trial.number, seed)
+                self._check(trial, self.final.get(key))
                 if key not in self.final and (*key, until) not in self._paused:
                     yield from self._job(Task(trial, seed, until))
+
+    def _check(self, trial: Trial, row: Json | None) -> None:
+        """Raise ``BadInput`` if a line of the record is of other settings than its number stands for."""
+        if row is not None and row["values"] != jsonable(trial.values):
+            raise BadInput(
+                f"{self.directory.path}: {row['run']} ran with {json.dumps(row['values'])}, but its number stands for "
+                f"{json.dumps(jsonable(trial.values))}. The sweep's own files were changed, or another version of "
+                "Optuna proposes other settings: put them back, or begin another sweep."
+            )
 
     def _job(self, task: Task) -> Iterator[Job]:
         """The job of a run; without one, its failure is noted."""

@@ -31,6 +31,11 @@ class Setting:
         """The runs that ended with a model whose metric is known."""
         return [row for row in self.rows if row.get("status") in MEASURED and measure(row, self.metric) is not None]
 
+    @property
+    def whole(self) -> bool:
+        """Whether every run measured the metric; the mean of those that survived flatters a setting that fails."""
+        return len(self.measured) == len(self.rows)
+
     @cached_property
     def score(self) -> Interval | None:
         """Mean of the metric over seeds, with its t interval; None where no run measured it."""
