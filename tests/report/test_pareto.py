@@ -7,7 +7,8 @@ import pytest
 
 from fedsim.directions import more_is_better
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
-from fedsim.report.frontier.settings import Setting, short_names
+from fedsim.report.frontier.settings import Setting
+from fedsim.report.keys import short_names
 
 
 def points(*pairs: tuple[float, float]) -> list[Point]:

@@ -1,7 +1,7 @@
 """The settings of a sweep, and what the seeds of each came to: metric with interval, epsilon, costs."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -96,17 +96,3 @@ def text(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {text(part)}" for key, part in value.items()) + " }"
     return "∞" if value == "inf" else str(value)
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Dotted keys by as many of their last parts as tell them apart: "privacy.example.clip_norm" -> "clip_norm"."""
-    names = {}
-    for key in keys:
-        parts = key.split(".")
-        tails = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
-        names[key] = next((tail for tail in tails if sum(_ends(other, tail) for other in keys) == 1), key)
-    return names
-
-
-def _ends(key: str, tail: str) -> bool:
-    return key == tail or key.endswith(f".{tail}")

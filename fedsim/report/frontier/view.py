@@ -9,8 +9,9 @@ from fedsim.report import plain
 from fedsim.report.frontier.axes import Axis
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
-from fedsim.report.frontier.settings import UNITS, Setting, settings_of, short_names, text
+from fedsim.report.frontier.settings import UNITS, Setting, settings_of, text
 from fedsim.report.inputs import Json
+from fedsim.report.keys import short_names
 from fedsim.report.metrics import is_share, metric_text
 from fedsim.report.statistics import Interval
 
