@@ -179,6 +179,20 @@ def test_a_setting_of_which_a_seed_failed_is_drawn_but_chosen_for_nothing(tmp_pa
     assert "Of 2 settings some runs failed, were pruned or measured nothing." in text
 
 
+def test_guarantees_that_say_different_things_are_not_compared_silently(tmp_path: Path) -> None:
+    rows = [row | {"relation": {"example": "replace-one" if row["trial"] == 1 else "add-remove"}} for row in lines()]
+    assert "holds for different neighbouring relations in different settings" in built(tmp_path, rows)
+    same = [row | {"relation": {"example": "add-remove"} if row["trial"] < 5 else {}} for row in lines()]
+    assert "Beware" not in FrontierPage(build_frontier(write_sweep(tmp_path / "same", same, runs=False))).text
+
+
+def test_noise_from_seeds_is_no_independent_noise(tmp_path: Path) -> None:
+    words = "two settings with the same seed had the same noise, which the difference of their results cancels"
+    assert words in built(tmp_path, lines(), runs=True)
+    secure = [row | {"randomness": {"example": "secure"} if row["trial"] < 5 else {}} for row in lines()]
+    assert words not in FrontierPage(build_frontier(write_sweep(tmp_path / "secure", secure))).text
+
+
 def test_what_is_only_projected_is_said_at_the_top(tmp_path: Path) -> None:
     rows = [row | {"projected": row["trial"] == 2} for row in lines()]
     assert "ε for one client is projected" in built(tmp_path, rows)

@@ -169,7 +169,7 @@ def _open(runs: int) -> str:
 
 
 def _notes(view: View, unit: str, found: Looking) -> list[str]:
-    notes = [_covered(view)]
+    notes = [_covered(view), *_same_noise(view, unit)]
     if found.best > found.everything and not _adaptive(view):
         notes.append("With so few settings the theorem gains nothing: adding up all runs costs less than its figure.")
     delta = plain.probability(_delta(view, unit))
@@ -187,6 +187,18 @@ def _notes(view: View, unit: str, found: Looking) -> list[str]:
     if failed:
         notes.append(f"Runs that failed or were pruned ({failed}) count with what they had spent.")
     return notes
+
+
+def _same_noise(view: View, unit: str) -> list[str]:
+    """That the noise of runs with the same seed is the same, where it was drawn from seeds."""
+    rows = [row for row in view.record.rows if math.isfinite(epsilon_of(row, unit))]
+    if all((row.get("randomness") or {}).get(unit) == "secure" for row in rows):
+        return []
+    return [
+        "All figures that add up runs take the noise of the runs for independent. Here it was drawn from seeds: two "
+        "settings with the same seed had the same noise, which the difference of their results cancels. So they are "
+        "what this sweep would spend with privacy.randomness = “secure”; real records need that."
+    ]
 
 
 def _covered(view: View) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fedsim.report import plain
 from fedsim.report.frontier.axes import sent
 from fedsim.report.frontier.pareto import Point, cheapest
-from fedsim.report.frontier.settings import MEASURED
+from fedsim.report.frontier.settings import MEASURED, epsilon_of
 from fedsim.report.frontier.view import EpsilonView, View, difference_text, epsilon_view, score_text
 from fedsim.report.metrics import metric_text, metric_title
 
@@ -173,6 +173,7 @@ def _reading(view: View) -> list[str]:
     return [
         interval,
         *_partial(view),
+        *(sentence for unit in view.units for sentence in _mixed(view, unit)),
         "The best of many settings looks better than it is, because the numbers that chose it are the numbers shown: "
         "measure the chosen setting again, with other seeds and on other records.",
         "ε of a setting is the largest over its seeds, and is for one run alone; what the whole sweep costs is stated "
@@ -188,6 +189,20 @@ def _partial(view: View) -> list[str]:
         f"Of {plain.plural(len(settings), 'setting')} some runs failed, were pruned or measured nothing. The mean of "
         "the others is shown, with how many they are, but flatters a setting that fails now and then: it is in no "
         "Pareto set, and is named as nothing here."
+    ]
+
+
+def _mixed(view: View, unit: str) -> list[str]:
+    """That guarantees of one unit say different things, where they do."""
+    rows = [row for row in view.record.rows if math.isfinite(epsilon_of(row, unit))]
+    kinds = {name: {(row.get(name) or {}).get(unit) for row in rows} for name in ("relation", "adversary")}
+    differing = [name for name, found in kinds.items() if len(found) > 1]
+    if not differing:
+        return []
+    what = " and ".join({"relation": "neighbouring relations", "adversary": "adversaries"}[name] for name in differing)
+    return [
+        f"Beware: ε for {OF[unit]} holds for different {what} in different settings. These promise different things: a "
+        "smaller ε is then not simply more private. Each run's own report states its guarantee whole."
     ]
 
 
