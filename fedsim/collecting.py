@@ -16,6 +16,7 @@ from fedsim.decoding import printable
 from fedsim.errors import FedsimError
 from fedsim.federation import Federation
 from fedsim.messages import REJECTED, MalformedMessage, Rows, TrainJob, TrainReply
+from fedsim.record import Progress
 from fedsim.replies import read_reply
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class Collected:
         self.invalid += reply.invalid
         self.example_count += reply.example_count
         self.client_count += reply.client_count
+
+    def count(self, progress: Progress) -> None:
+        """Add what was wrong in the round to what was wrong in the run."""
+        progress.invalid_updates += self.invalid
+        progress.rejected += self.rejected
 
 
 def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collected:

@@ -30,7 +30,6 @@ def exchange(session: Session, grid: Grid, outing: Outing) -> Collected:
         # They train and remember it, but what they report does not arrive.
         messages = [pack_job(job, node) for node, job in unheard.items()]
         sums.rejected += remember(session, unheard, grid.send_and_receive(messages))
-    session.progress.rejected += sums.rejected
     if session.waiting is not None:
         session.waiting.add(outing.answering, sums.rows, session.server.params)
     return sums

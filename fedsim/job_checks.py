@@ -60,6 +60,8 @@ def clip_norm_range(plan: ExamplePlan | ClientPlan, round_: int) -> tuple[float,
     settings = plan.clipping
     if not isinstance(settings, AdaptiveClip):
         return plan.clip_norm, plan.clip_norm
-    steps = min(settings.learning_rate * (round_ - 1), 600.0)  # beyond that it is no float
+    steps = settings.learning_rate * min(
+        max(round_ - 1, 0), 600.0 / settings.learning_rate
+    )  # beyond that it is no float
     least, most = math.exp(-steps * (1 - settings.quantile)), math.exp(steps * settings.quantile)
     return plan.clip_norm * least / ROUNDING, plan.clip_norm * most * ROUNDING

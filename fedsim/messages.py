@@ -276,8 +276,10 @@ def _positive(record: Mapping[str, Any], key: str) -> float:
 
 def _events(listed: str) -> Counter[Event]:
     """Events with their counts; each is named once, and by the fields of an event alone."""
-    events: Counter[Event] = Counter()
-    for found in json_of(listed):
+    events, parsed = Counter[Event](), json_of(listed)
+    if not isinstance(parsed, list):
+        raise ValueError("events are no list")
+    for found in parsed:
         names = {each.name for each in fields(Event)}
         only(found, names | {"count"})
         numbers, words = (real(found, "noise_multiplier"), real(found, "rate")), (found["sampling"], found["relation"])

@@ -75,7 +75,14 @@ def _check_weights(federation: Federation, job: TrainJob, reply: TrainReply) -> 
 
 
 def _check_counts(federation: Federation, job: TrainJob, reply: TrainReply) -> None:
-    """Centred counts are at most half of what is counted, and zero where the clip norm does not adapt to them."""
+    """Centred counts are at most half of what is counted, and zero where the clip norm does not adapt to them.
+
+    A report that is missing was invalid; where clients add the noise, nobody says whether any was.
+    """
+    local = federation.plan.client is not None and not federation.plan.trusts_the_server
+    missing = reply.clients - len(reply.rows.clients) if reply.rows is not None else 0
+    if (local and reply.invalid) or (not local and missing > reply.invalid):
+        raise MalformedMessage(f"{missing} reports are missing, and {reply.invalid} are said to be invalid")
     example, client = federation.plan.example, adaptive(federation.plan.client)
     most = {"example_count": 0.0, "client_count": len(job.clients) / 2 if client else 0.0}
     if example is not None and adaptive(example) is not None:

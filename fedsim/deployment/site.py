@@ -133,8 +133,6 @@ def train(message: Message, site: Site) -> Message:
     federation = _federation(scenario, site, order)
     if job.state.size:
         raise Refused("the job brings what clients keep, which this site keeps itself")
-    if job.round > scenario.rounds:
-        raise Refused(f"the scenario has {scenario.rounds} rounds, and no round {job.round}")
     check_job(federation, job)
     with _guard(site, federation, order) as guard:
         reply = guard.earlier(name)
@@ -181,6 +179,8 @@ def _scenario(settings: SiteSettings, text: str, digest: str) -> Scenario:
 
 
 def _federation(scenario: Scenario, site: Site, order: wire.Order) -> Federation:
+    if order.round > scenario.rounds:
+        raise Refused(f"the scenario has {scenario.rounds} rounds, and no round {order.round}")
     federation = site_federation(scenario, site.settings, site.data, order.client, order.sites)
     reasons = list(plan_refusals(site.settings.policy, federation.plan, order.client))
     if reasons:

@@ -100,7 +100,7 @@ def mark_reply(message: Message, job: str) -> None:
 def answers(message: Message, job: str) -> bool:
     """Whether a reply says that it answers this job, and no other."""
     record = message.content.config_records.get(RECORD)
-    return record is not None and record.get("job") == job
+    return record is not None and dict(record) == {"job": job}
 
 
 def pack_query(scenario: str, digest: str, node: int, order: Order) -> Message:

@@ -46,9 +46,8 @@ def _rejected(record: RunRecord) -> str:
     count = plain.finite(found.get("rejected")) or 0
     if not count:
         return ""
-    return (
-        f" {plain.plural(count, 'reply', 'replies')} could not be right and did not count: those clients dropped out."
-    )
+    times = "time" if count == 1 else "times"
+    return f" {plain.count(count)} {times} a reply could not be right and did not count, as if it had not arrived."
 
 
 def _left_out(record: RunRecord) -> str:
