@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
 from fedsim import client
 from fedsim.job_checks import clip_norm_range
@@ -39,27 +40,31 @@ def plausible(case: Case) -> bool:
     return what in PLAUSIBLE.get(field, ())
 
 
+def judge_job(exchange: Exchange, case: Case) -> str | None:
+    """What is wrong with how a client took a spoilt job; None if all is right."""
+    sent, calls = exchange.sent[HOSTILE], list[int]()
+    message = Message(spoilt(sent.content, case), dst_node_id=HOSTILE, message_type="train", group_id="1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "train_one_block", lambda *given: calls.append(1))
+        reply = Nodes()._deliver(message)
+    # What is put in the place of training gives an error; where there is no client, there is nothing to train.
+    reason = reply.error.reason.strip().splitlines()[-1] if reply.has_error() else "an answer"
+    refused = not calls and ("MalformedMessage" in reason or "BadInput" in reason)
+    return None if refused or plausible(case) else f"{len(calls)} blocks trained; {reason[:100]}"
+
+
 @pytest.mark.parametrize(("kind", "every"), [("adaptive", 2), ("a second vector, kept", 3)])
 def test_a_spoilt_job_is_refused_before_anything_is_computed(
     kind: str, every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Every so manyth case; the campaign has them all."""
     monkeypatch.setattr(logging.getLogger("fedsim"), "disabled", True)
-    exchange, calls = Exchange.of(kind, tmp_path), []
-    monkeypatch.setattr(client, "train_one_block", lambda *given: calls.append(1))
-    nodes, sent, found = Nodes(), exchange.sent[HOSTILE], {}
-    for case in cases(sent.content)[::every]:
-        calls.clear()
-        message = type(sent)(spoilt(sent.content, case), dst_node_id=HOSTILE, message_type="train", group_id="1")
-        reply = nodes._deliver(message)
-        # What is put in the place of training gives an error; where there is no client, there is nothing to train.
-        reason = reply.error.reason.strip().splitlines()[-1] if reply.has_error() else "an answer"
-        refused = not calls and ("MalformedMessage" in reason or "BadInput" in reason)
-        found[case.name] = None if refused or plausible(case) else f"{len(calls)} blocks trained; {reason[:100]}"
+    exchange = Exchange.of(kind, tmp_path)
+    content = exchange.sent[HOSTILE].content
+    found = {case.name: judge_job(exchange, case) for case in cases(content)[::every]}
     assert len(found) > 100
     assert {name: problem for name, problem in found.items() if problem} == {}
-    monkeypatch.undo()
-    assert not nodes._deliver(sent).has_error()
+    assert not Nodes()._deliver(exchange.sent[HOSTILE]).has_error()
 
 
 @pytest.mark.parametrize("bit", [0.0, 1.0])

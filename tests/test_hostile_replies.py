@@ -73,7 +73,7 @@ def length_of(found: Collected, without: Collected) -> float:
     )
 
 
-def judge(exchange: Exchange, case: Case, without: Collected, honest: Collected) -> str | None:
+def judge_reply(exchange: Exchange, case: Case, without: Collected, honest: Collected) -> str | None:
     """What is wrong with how the server took a spoilt reply; None if all is right."""
     store = exchange.session.store
     kept = store.rows.copy() if isinstance(store, Kept) else None
@@ -101,7 +101,9 @@ def test_every_spoilt_reply_is_rejected_and_counted_or_might_be_right(kind: str,
     honest, without = exchange.with_reply(exchange.honest[HOSTILE]), exchange.with_reply(exchange.error())
     assert (honest.rejected, without.rejected) == (0, 0)
     assert honest.dropped == 0 < without.dropped
-    found = {case.name: judge(exchange, case, without, honest) for case in cases(exchange.honest[HOSTILE].content)}
+    found = {
+        case.name: judge_reply(exchange, case, without, honest) for case in cases(exchange.honest[HOSTILE].content)
+    }
     assert len(found) > 200
     assert {name: problem for name, problem in found.items() if problem} == {}
 

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flwr.app import Error, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.superlink.grid import http_grid
 
 from fedsim.deployment import site as site_side
 from fedsim.deployment import wire
 from fedsim.deployment.evaluation import SiteEvaluation
+from fedsim.deployment.inflating import read_safely
 from fedsim.deployment.inspecting import Inspector
 from fedsim.deployment.roster import Member
 from fedsim.deployment.server_federation import server_federation
 from fedsim.deployment.site_log import SiteLog
 from fedsim.engines.deployment import DeploymentGrid
-from fedsim.messages import MalformedMessage, TrainJob, pack_job
+from fedsim.messages import REJECTED, MalformedMessage, TrainJob, pack_job
 from tests.deployment.fake_flower import Made, make
 from tests.deployment.test_rounds import TABLE, run, write_table
 from tests.deployment.test_rounds import made as three_sites
@@ -91,7 +94,7 @@ def test_a_site_refuses_every_spoilt_message_charges_nothing_and_lives_on(
     """Every so manyth case; the campaign has them all."""
     content = good(made, kind).content
     monkeypatch.setattr(site_side, "train_clients", trained)
-    found = {case.name: judge(made, content, case, kind) for case in cases(content)[::every]}
+    found = {case.name: judge_message(made, content, case, kind) for case in cases(content)[::every]}
     assert {name: problem for name, problem in found.items() if problem} == {}
     assert charged(made) == 0
     assert not (made.site("a") / "answers").exists()
@@ -108,7 +111,7 @@ def trained(*given: object) -> None:
     raise Trained
 
 
-def judge(made: Made, content: RecordDict, case: Case, kind: str) -> str | None:
+def judge_message(made: Made, content: RecordDict, case: Case, kind: str) -> str | None:
     """What is wrong with how the site took a spoilt message; None if all is right."""
     try:
         reason = answer(made, spoilt(content, case), kind)
@@ -224,3 +227,29 @@ def test_what_was_compressed_after_local_noise_is_not_taken_for_too_long(three: 
     text = TABLE + '[privacy.client]\nclip_norm=1.0\nnoise_multiplier=4.0\nplacement="client"\ndelta=1e-5\n'
     summary = run(three, "rounds=2", "communication.compression={kind='random_k', share=0.1}", text=text).summary
     assert summary["deliveries"]["rejected"] == summary["deliveries"]["dropped"] == 0
+
+
+def uploads(made: Made) -> tuple[str, dict[str, bytes]]:
+    """A site's answer as it is uploaded: the message's number, and all objects by theirs."""
+    message = good(made, "train")
+    reply = made.flower.sites[1](message)
+    assert reply is not None
+    return reply.object_id, {key: value.deflate() for key, value in get_all_nested_objects(reply).items()}
+
+
+def test_no_upload_of_a_site_stops_the_server(made: Made, monkeypatch: pytest.MonkeyPatch):
+    """Each of an answer's objects is replaced by other bytes: it is read, or it answers nothing; nothing is raised."""
+    monkeypatch.setattr(http_grid, "inflate_object_from_contents", http_grid.inflate_object_from_contents)
+    read_safely()
+    number, objects = uploads(made)
+    assert http_grid.inflate_object_from_contents(number, dict(objects)).metadata.src_node_id == 1
+    unread = 0
+    for key, content in objects.items():
+        head, body = content.split(b"\0", 1)
+        others = [b"", b"x", content[:-1], body, head + b"\0", head + b"\0" + b"[" * 50_000, head + b"\0\xff" * 9]
+        for other in [*others, *objects.values()]:
+            found = http_grid.inflate_object_from_contents(number, objects | {key: other})
+            unread += found.metadata.reply_to_message_id == ""
+            assert isinstance(found, Message)
+    assert unread > 5 * len(objects)
+    assert http_grid.inflate_object_from_contents(number, {}).error.code == REJECTED
