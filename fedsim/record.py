@@ -50,6 +50,7 @@ class Progress:
     absent: int = 0
     surplus: int = 0
     forgot: int = 0
+    rejected: int = 0  # replies that could not be right
 
 
 class RunDirectory:

@@ -138,7 +138,7 @@ def run_rounds(session: Session, grid: Grid) -> None:
                 f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
             )
         adapt_to_gradients(session, sums, outing.answering)
-        session.progress.invalid_updates += sums.invalid
+        sums.count(session.progress)
         finish_round(session, outing, sums.updates.clients, started)
 
 
