@@ -80,18 +80,19 @@ class RunDirectory:
         run = cls(path)
         try:
             run._begin(scenario)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(path, ignore_errors=True)  # it could not be gone on with
+            if isinstance(error, OSError):
+                raise FedsimError(f"The run directory {path} cannot be made: {error.strerror}.") from error
             raise
         return run
 
     def _begin(self, scenario: Scenario) -> None:
-        with self._whole_or_error():
-            (self.path / "checkpoint").mkdir()
-            (self.path / "rounds.jsonl").touch()
-            sync_folder(self.path.parent)
-        self.write_text("scenario.toml", scenario.to_toml())
-        self.write_json("environment.json", environment())
+        (self.path / "rounds.jsonl").touch()
+        (self.path / "checkpoint").mkdir()
+        sync_folder(self.path.parent)
+        write_whole(self.path / "scenario.toml", scenario.to_toml().encode())
+        write_whole(self.path / "environment.json", _json(environment()))  # with which the run begins
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -124,25 +125,22 @@ class RunDirectory:
         return None if summary["status"] == "interrupted" else summary
 
     def discard_end(self) -> None:
-        """Remove what an earlier stop left behind at its end, and what it did not write whole."""
+        """Remove what a stop left behind: its summary and report, what was not written whole, an old checkpoint."""
         with self._whole_or_error():
             for name in ("report.html", "summary.json"):
                 (self.path / name).unlink(missing_ok=True)
             for part in [*self.path.glob(f"*{PART}"), *self.path.glob(f"checkpoint/*{PART}")]:
                 part.unlink()
+            self._prune()
 
     @cached_property
     def run_id(self) -> str:
         """The run's name in the ledger."""
         return str(json.loads((self.path / "environment.json").read_text())["run_id"])
 
-    def write_text(self, name: str, text: str) -> None:
-        """Write a whole file or nothing."""
-        self._write(self.path / name, text.encode())
-
     def write_json(self, name: str, value: Any) -> None:
         """Write JSON whole or not at all; infinity becomes the string "inf"."""
-        self.write_text(name, json.dumps(jsonable(value), indent=2) + "\n")
+        self._write(self.path / name, _json(value))
 
     def append_round(self, row: dict[str, Any], progress: Progress) -> None:
         """Add one line to rounds.jsonl, after the lines that ``progress`` knows of."""
@@ -169,8 +167,11 @@ class RunDirectory:
         data = pack_checkpoint(tensors, json.dumps(jsonable(asdict(progress))), self.run_id)
         self._write(self.path / "checkpoint" / f"{progress.round:08d}.safetensors", data)
         with self._whole_or_error():
-            for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
-                old.unlink()
+            self._prune()
+
+    def _prune(self) -> None:
+        for old in self._checkpoints()[:-KEPT_CHECKPOINTS]:
+            old.unlink()
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], Progress] | None:
         """The newest checkpoint that is whole, if any; what is appended to every round is cut back to it.
@@ -244,6 +245,10 @@ class RunDirectory:
                 f"The run directory {self.path} cannot be written: {error.strerror}. "
                 "Every finished round is kept; mend this and resume."
             ) from error
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(jsonable(value), indent=2) + "\n").encode()
 
 
 def environment() -> dict[str, Any]:

@@ -106,10 +106,11 @@ def resume(
     """
     directory = RunDirectory(Path(path))
     file = directory.path / "scenario.toml"
+    begun = (directory.path / "environment.json").exists()
+    if not begun and (file.exists() or (directory.path / "rounds.jsonl").exists()):
+        raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
     if not file.exists():
         raise BadInput(f"{path} is not a run directory: it has no scenario.toml.")
-    if not (directory.path / "environment.json").exists():
-        raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
     with directory.held():
         if (summary := directory.ended()) is not None:
             text = "%s came to its end before (%s); nothing was done."

@@ -1,0 +1,178 @@
+"""Runs of the real command line, stopped at random moments: ``scripts/campaign kill [COUNT] [SEED]``.
+
+At least COUNT (60) times ``fedsim run`` or ``fedsim resume`` is stopped: by kill -9 mostly, by Ctrl-C or SIGTERM at
+times. Each run is of one kind of tests/crash/kinds.py, is stopped up to four times, and must then end like the run of
+that kind that nobody disturbed: the same model, rounds, cohorts, clients' state, ledger and summary. At every stop the
+ledger holds every round that is recorded. ``python -m tests.campaigns.kill points [EVERY]`` lets runs of all kinds die
+at every EVERYth of their operations on disk instead (see tests/crash/forks.py).
+
+A line per run goes to campaigns/kill.jsonl; those that are there are not made again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.crash.forks import charged
+from tests.crash.kinds import KINDS, differences, record, scenario_of
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "campaigns" / "kill.jsonl"
+STOPS = 4
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+LONGER = {
+    "tree": ("cohort.sampling.groups=6", "rounds=6"),
+    "secure tree": ("cohort.sampling.groups=6", "rounds=6"),
+    "stopping": ("evaluation.early_stopping={patience=3}", "rounds=20"),
+    "folds": ("rounds=6",),
+}
+
+
+@dataclass
+class Stopped:
+    """What became of one life: the signal that ended it, if it came in time, and the exit code."""
+
+    signal: int | None
+    code: int
+
+
+def command(*words: str) -> subprocess.Popen[str]:
+    """Start the command line on one thread."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "fedsim.cli", *words]
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+
+
+def works(run: Path) -> bool:
+    """Whether some process works on the run."""
+    if not (run / ".lock").exists():
+        return False
+    with open(run / ".lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def begin(scenario: Path, run: Path) -> subprocess.Popen[str]:
+    """Start the run or go on with it, and wait until it works."""
+    begun = (run / "environment.json").exists()
+    words = ("resume", str(run)) if begun else ("run", str(scenario), "--out", str(run))
+    process = command(*words, "--quiet")
+    while process.poll() is None and not works(run):
+        time.sleep(0.002)
+    return process
+
+
+def undisturbed(scenario: Path, run: Path) -> tuple[dict[str, Any], float]:
+    """The record of the run that nobody stops, and for how many seconds it works."""
+    process = begin(scenario, run)
+    began = time.monotonic()
+    said = process.communicate()[1]
+    if process.returncode not in (0, 3):
+        raise SystemExit(f"{run}: the undisturbed run failed: {said}")
+    return record(run), time.monotonic() - began
+
+
+def stop(scenario: Path, run: Path, seconds: float, number: int) -> tuple[Stopped, list[str]]:
+    """One life that is stopped after so many seconds of work; what is wrong with how it ended."""
+    process = begin(scenario, run)
+    time.sleep(seconds)
+    late = process.poll() is not None
+    process.send_signal(number)
+    said = process.communicate()[1]
+    code, problems = process.returncode, []
+    if "Traceback" in said:
+        problems.append(said)
+    if number != signal.SIGKILL and code not in (130, 0, 3, -number):  # -number: before or after Python listens
+        problems.append(f"signal {number}: exit code {code}: {said}")
+    if code == 130 and f"fedsim resume {run}" not in said:
+        problems.append(f"signal {number}: it does not say how to go on: {said}")
+    return Stopped(None if late or code in (0, 3) else number, code), problems + uncharged(run)
+
+
+def uncharged(run: Path) -> list[str]:
+    """Rounds that are recorded although no ledger was charged for them."""
+    problems = []
+    for file in run.rglob("rounds.jsonl"):
+        ledger = file.with_name("ledger.db")
+        found = charged(ledger) if ledger.exists() else []
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            units = [unit for unit in ("example", "client") if row[f"epsilon_{unit}"] is not None and row["cohort"]]
+            held = {unit for _, unit, round_, _ in found if round_ == row["round"]}
+            problems += [f"round {row['round']} of {file.parent} is not charged ({unit})" for unit in set(units) - held]
+    return problems
+
+
+def case(kind: str, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
+    """Stop a run of a kind up to four times, let it finish, and compare."""
+    scenario, run = folder / "scenario.toml", folder / "run"
+    scenario.write_text(scenario_of(kind, *LONGER.get(kind, ("rounds=12",))).to_toml())
+    expected, seconds = undisturbed(scenario, folder / "whole")
+    stops, problems = [], []
+    for _ in range(STOPS):
+        life, wrong = stop(scenario, run, rng.uniform(0.0, 0.6 * seconds), int(rng.choice(SIGNALS)))
+        stops.append(life)
+        problems += wrong
+    process = begin(scenario, run)
+    said = process.communicate()[1]
+    if process.returncode not in (0, 3):
+        return {"stops": [vars(each) for each in stops], "problems": [*problems, f"it did not finish: {said}"]}
+    found = record(run)
+    differing = differences(expected, found)
+    if "secure" in kind:  # what is drawn differs, but nothing is missing
+        differing = [name for name in differing if name == "files"]
+    return {"stops": [vars(each) for each in stops], "problems": problems + [f"{name} differs" for name in differing]}
+
+
+def main(count: int, seed: int) -> int:
+    """Make the cases that are not made yet; returns the exit code."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    done = {row["case"]: row for row in map(json.loads, lines) if row["seed"] == seed}
+    began, number = time.monotonic(), 0
+    while sum(kills(row) for row in done.values()) < count or number < len(KINDS):
+        if number not in done:
+            kind = list(KINDS)[number % len(KINDS)]
+            with tempfile.TemporaryDirectory() as folder:
+                row = case(kind, Path(folder), np.random.default_rng([seed, number]))
+            done[number] = {"seed": seed, "case": number, "kind": kind, **row}
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(done[number]) + "\n")
+            print(f"case {number} of seed {seed}: {kind}, {kills(row)} stops: {row['problems'] or 'good'}", flush=True)
+        number += 1
+    failures = sum(bool(row["problems"]) for row in done.values())
+    stops = sum(kills(row) for row in done.values())
+    seconds = time.monotonic() - began
+    print(f"{stops} stops in {len(done)} runs of {len(KINDS)} kinds, {failures} failures, {seconds:.0f} seconds")
+    return 1 if failures else 0
+
+
+def kills(row: dict[str, Any]) -> int:
+    """How many lives were stopped before they were through."""
+    return sum(life["signal"] is not None for life in row["stops"])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["points"]:
+        with tempfile.TemporaryDirectory() as scratch:
+            line = [sys.executable, "-m", "tests.crash.forks", scratch, *(sys.argv[2:3] or ["1"]), *KINDS]
+            sys.exit(subprocess.run(line, cwd=ROOT, check=False).returncode)
+    wanted, start = [int(word) for word in [*sys.argv[1:], "60", "0"][:2]]
+    sys.exit(main(wanted, start))
