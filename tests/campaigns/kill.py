@@ -1,6 +1,6 @@
 """Runs of the real command line, stopped at random moments: ``scripts/campaign kill [COUNT] [SEED]``.
 
-At least COUNT (60) times ``fedsim run`` or ``fedsim resume`` is stopped: by kill -9 mostly, by Ctrl-C or SIGTERM at
+At least COUNT (100) times ``fedsim run`` or ``fedsim resume`` is stopped: by kill -9 mostly, by SIGINT or SIGTERM at
 times. Each run is of one kind of tests/crash/kinds.py, is stopped up to four times, and must then end like the run of
 that kind that nobody disturbed: the same model, rounds, cohorts, clients' state, ledger and summary. At every stop the
 ledger holds every round that is recorded. ``python -m tests.campaigns.kill points [EVERY]`` lets runs of all kinds die
@@ -11,7 +11,7 @@ A line per run goes to campaigns/kill.jsonl; those that are there are not made a
 
 from __future__ import annotations
 
-import fcntl
+import contextlib
 import json
 import os
 import signal
@@ -19,12 +19,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+import traceback
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+import fedsim
+from fedsim import cli
 from tests.crash.forks import charged
 from tests.crash.kinds import KINDS, differences, record, scenario_of
 
@@ -40,70 +43,81 @@ LONGER = {
 }
 
 
-@dataclass
-class Stopped:
-    """What became of one life: the signal that ended it, if it came in time, and the exit code."""
+class Life:
+    """The command line in a fork of this process, so that nobody waits for imports; all else is as in the real one."""
 
-    signal: int | None
-    code: int
+    def __init__(self, said: Path, *words: str) -> None:
+        self._said, self._code = said, None
+        self.process = os.fork()
+        if self.process == 0:
+            self._live(list(words))
 
-
-def command(*words: str) -> subprocess.Popen[str]:
-    """Start the command line on one thread."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "fedsim.cli", *words]
-    return subprocess.Popen(
-        line, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
-
-
-def works(run: Path) -> bool:
-    """Whether some process works on the run."""
-    if not (run / ".lock").exists():
-        return False
-    with open(run / ".lock") as file:
+    def _live(self, words: list[str]) -> None:
+        for source, target in ((self._said, 2), (os.devnull, 1)):
+            os.dup2(os.open(source, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), target)
+        sys.argv, code = ["fedsim", *words], 99
         try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+            cli.main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def holds(self, file: Path) -> bool:
+        """Whether it has a file open."""
+        with contextlib.suppress(FileNotFoundError):  # closed, or gone, in the meantime
+            return any(each.resolve() == file.resolve() for each in Path(f"/proc/{self.process}/fd").iterdir())
+        return False
+
+    def over(self, options: int = os.WNOHANG) -> bool:
+        """Whether it has ended."""
+        if self._code is None:
+            process, status = os.waitpid(self.process, options)
+            self._code = os.waitstatus_to_exitcode(status) if process else None
+        return self._code is not None
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end: the exit code, and what it said."""
+        self.over(0)
+        assert self._code is not None
+        return self._code, self._said.read_text()
 
 
-def begin(scenario: Path, run: Path) -> subprocess.Popen[str]:
+def begin(scenario: Path, run: Path) -> Life:
     """Start the run or go on with it, and wait until it works."""
     begun = (run / "environment.json").exists()
     words = ("resume", str(run)) if begun else ("run", str(scenario), "--out", str(run))
-    process = command(*words, "--quiet")
-    while process.poll() is None and not works(run):
-        time.sleep(0.002)
-    return process
+    life = Life(scenario.with_name("said"), *words, "--quiet")
+    while not life.over() and not life.holds(run / ".lock"):
+        time.sleep(0.001)
+    return life
 
 
 def undisturbed(scenario: Path, run: Path) -> tuple[dict[str, Any], float]:
     """The record of the run that nobody stops, and for how many seconds it works."""
-    process = begin(scenario, run)
-    began = time.monotonic()
-    said = process.communicate()[1]
-    if process.returncode not in (0, 3):
+    life, began = begin(scenario, run), time.monotonic()
+    code, said = life.end()
+    if code not in (0, 3):
         raise SystemExit(f"{run}: the undisturbed run failed: {said}")
     return record(run), time.monotonic() - began
 
 
-def stop(scenario: Path, run: Path, seconds: float, number: int) -> tuple[Stopped, list[str]]:
-    """One life that is stopped after so many seconds of work; what is wrong with how it ended."""
-    process = begin(scenario, run)
+def stop(scenario: Path, run: Path, seconds: float, number: int) -> tuple[dict[str, int | None], list[str]]:
+    """One life that is stopped after so many seconds of work: how it ended, and what is wrong with that."""
+    life = begin(scenario, run)
     time.sleep(seconds)
-    late = process.poll() is not None
-    process.send_signal(number)
-    said = process.communicate()[1]
-    code, problems = process.returncode, []
-    if "Traceback" in said:
-        problems.append(said)
-    if number != signal.SIGKILL and code not in (130, 0, 3, -number):  # -number: before or after Python listens
+    if not life.over():
+        os.kill(life.process, number)
+    code, said = life.end()
+    problems = [said] if "Traceback" in said else []
+    if code not in (130, 0, 3, -signal.SIGKILL):
         problems.append(f"signal {number}: exit code {code}: {said}")
     if code == 130 and f"fedsim resume {run}" not in said:
         problems.append(f"signal {number}: it does not say how to go on: {said}")
-    return Stopped(None if late or code in (0, 3) else number, code), problems + uncharged(run)
+    return {"signal": None if code in (0, 3) else number, "code": code}, problems + uncharged(run)
 
 
 def uncharged(run: Path) -> list[str]:
@@ -130,15 +144,13 @@ def case(kind: str, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
         life, wrong = stop(scenario, run, rng.uniform(0.0, 0.6 * seconds), int(rng.choice(SIGNALS)))
         stops.append(life)
         problems += wrong
-    process = begin(scenario, run)
-    said = process.communicate()[1]
-    if process.returncode not in (0, 3):
-        return {"stops": [vars(each) for each in stops], "problems": [*problems, f"it did not finish: {said}"]}
-    found = record(run)
-    differing = differences(expected, found)
+    code, said = begin(scenario, run).end()
+    if code not in (0, 3):
+        return {"stops": stops, "problems": [*problems, f"it did not finish: {said}"]}
+    differing = differences(expected, record(run))
     if "secure" in kind:  # what is drawn differs, but nothing is missing
         differing = [name for name in differing if name == "files"]
-    return {"stops": [vars(each) for each in stops], "problems": problems + [f"{name} differs" for name in differing]}
+    return {"stops": stops, "problems": problems + [f"{name} differs" for name in differing]}
 
 
 def main(count: int, seed: int) -> int:
@@ -146,6 +158,9 @@ def main(count: int, seed: int) -> int:
     RESULTS.parent.mkdir(exist_ok=True)
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     done = {row["case"]: row for row in map(json.loads, lines) if row["seed"] == seed}
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:  # what a process does once is done before the forks
+        fedsim.run(scenario_of("both"), Path(folder) / "warm")
     began, number = time.monotonic(), 0
     while sum(kills(row) for row in done.values()) < count or number < len(KINDS):
         if number not in done:
@@ -174,5 +189,5 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as scratch:
             line = [sys.executable, "-m", "tests.crash.forks", scratch, *(sys.argv[2:3] or ["1"]), *KINDS]
             sys.exit(subprocess.run(line, cwd=ROOT, check=False).returncode)
-    wanted, start = [int(word) for word in [*sys.argv[1:], "60", "0"][:2]]
+    wanted, start = [int(word) for word in [*sys.argv[1:], *("100", "0")[len(sys.argv) - 1 :]]]
     sys.exit(main(wanted, start))
