@@ -57,6 +57,7 @@ class Progress:
     absent: int = 0
     surplus: int = 0
     forgot: int = 0
+    scenario: str = ""  # its fingerprint
     ledger_position: int = 0  # what the ledger then held can never be missing from it
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from fedsim.errors import FedsimError
+from fedsim.fingerprint import fingerprint
 from fedsim.privacy.events import Event
 from fedsim.privacy.plan import Charge
 from fedsim.record import Progress
 from fedsim.server import Session
+
+_MISFIT = (
+    "The checkpoint of {path} does not go with its scenario.toml ({why}): that was changed, or another version of "
+    "fedsim wrote it. Put it back or resume with that version, or run the scenario again."
+)
 
 
 def go_back(session: Session) -> None:
@@ -35,10 +41,9 @@ def _restore(session: Session, tensors: dict[str, Tensor], progress: Progress) -
             f"The ledger of {path} holds less than what was charged up to round {progress.round}: it was removed, or "
             "replaced by an older copy. Put it back, then resume."
         )
+    if progress.scenario != fingerprint(session.federation.scenario):
+        raise FedsimError(_MISFIT.format(path=path, why="other settings decide its numbers"))
     try:
         session.restore(tensors, progress)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise FedsimError(
-            f"The checkpoint of {path} does not go with its scenario.toml ({error}): that was changed, or another "
-            "version of fedsim wrote it. Put it back or resume with that version, or run the scenario again."
-        ) from error
+        raise FedsimError(_MISFIT.format(path=path, why=error)) from error

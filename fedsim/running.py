@@ -23,6 +23,7 @@ from fedsim.engines import opened
 from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
+from fedsim.fingerprint import fingerprint
 from fedsim.folds import check_folds, discard_unbegun, run_folds
 from fedsim.loading import parse_scenario
 from fedsim.privacy.ledger import Ledger, Limit
@@ -79,7 +80,8 @@ def run(
         with directory.held():
             session = _open(placed, directory, on_round)
             session.until = until
-            return _execute(session, grid, began, on_ready)
+            with session.ledger:
+                return _execute(session, grid, began, on_ready)
 
 
 def _run_folds(
@@ -136,8 +138,9 @@ def _resume(
     with opened(build_federation(scenario)) as (grid, federation):
         session = _open(federation, directory, watchers[0])
         session.until = until
-        go_back(session)
-        return _execute(session, grid, began, watchers[1])
+        with session.ledger:
+            go_back(session)
+            return _execute(session, grid, began, watchers[1])
 
 
 def run_on_grid(grid: Grid, scenario: str) -> None:
@@ -185,6 +188,7 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         store=ClientStore(directory.path / "state", len(federation.population), size) if size and here else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
+    session.progress.scenario = fingerprint(scenario)
     schedule = federation.pace.schedule if federation.pace is not None else None
     if schedule is not None:
         session.waiting = Waiting.of(schedule, federation.report_size, federation.start.numel())

@@ -48,7 +48,8 @@ def run_deployed(scenario: Scenario, out: Path | None, watchers: Watchers) -> Re
         with directory.held():
             save_members(directory.path / MEMBERS, members)
             session = _open(federation, directory, watchers[0])
-            return _execute(session, grid, log, began, watchers)
+            with session.ledger:
+                return _execute(session, grid, log, began, watchers)
 
 
 def resume_deployed(directory: RunDirectory, scenario: Scenario, watchers: Watchers) -> Result:
@@ -57,8 +58,9 @@ def resume_deployed(directory: RunDirectory, scenario: Scenario, watchers: Watch
     with _connected(scenario) as (grid, log, _):
         federation = server_federation(scenario, members, _evaluation(grid, scenario, members, log))
         session = _open(federation, directory, watchers[0])
-        go_back(session)
-        return _execute(session, grid, log, began, watchers)
+        with session.ledger:
+            go_back(session)
+            return _execute(session, grid, log, began, watchers)
 
 
 def _execute(session: Session, grid: DeploymentGrid, log: SiteLog, began: float, watchers: Watchers) -> Result:

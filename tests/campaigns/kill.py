@@ -72,6 +72,12 @@ class Life:
             return any(each.resolve() == file.resolve() for each in Path(f"/proc/{self.process}/fd").iterdir())
         return False
 
+    def worked(self) -> float:
+        """For how many seconds it has had a processor; 0 when it is gone."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return int(Path(f"/proc/{self.process}/schedstat").read_text().split()[0]) / 1e9
+        return 0.0
+
     def over(self, options: int = os.WNOHANG) -> bool:
         """Whether it has ended."""
         if self._code is None:
@@ -97,18 +103,24 @@ def begin(scenario: Path, run: Path) -> Life:
 
 
 def undisturbed(scenario: Path, run: Path) -> tuple[dict[str, Any], float]:
-    """The record of the run that nobody stops, and for how many seconds it works."""
-    life, began = begin(scenario, run), time.monotonic()
+    """The record of the run that nobody stops, and for how many seconds of a processor it works."""
+    life, seconds = begin(scenario, run), [0.0]
+    began = life.worked()
+    while not life.over():
+        seconds.append(life.worked() - began)
+        time.sleep(0.001)
     code, said = life.end()
     if code not in (0, 3):
         raise SystemExit(f"{run}: the undisturbed run failed: {said}")
-    return record(run), time.monotonic() - began
+    return record(run), max(seconds)
 
 
 def stop(scenario: Path, run: Path, seconds: float, number: int) -> tuple[dict[str, int | None], list[str]]:
     """One life that is stopped after so many seconds of work: how it ended, and what is wrong with that."""
     life = begin(scenario, run)
-    time.sleep(seconds)
+    until = life.worked() + seconds
+    while not life.over() and life.worked() < until:
+        time.sleep(0.001)
     if not life.over():
         os.kill(life.process, number)
     code, said = life.end()
@@ -141,7 +153,7 @@ def case(kind: str, folder: Path, rng: np.random.Generator) -> dict[str, Any]:
     expected, seconds = undisturbed(scenario, folder / "whole")
     stops, problems = [], []
     for _ in range(STOPS):
-        life, wrong = stop(scenario, run, rng.uniform(0.0, 0.6 * seconds), int(rng.choice(SIGNALS)))
+        life, wrong = stop(scenario, run, rng.uniform(0.0, 0.5 * seconds), int(rng.choice(SIGNALS)))
         stops.append(life)
         problems += wrong
     code, said = begin(scenario, run).end()
