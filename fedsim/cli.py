@@ -12,6 +12,7 @@ import typer
 
 from fedsim import cli_compare, cli_data, cli_deploy, cli_export, cli_plan, cli_sweep
 from fedsim.errors import BadInput, FedsimError
+from fedsim.interrupts import terminated_like_interrupted
 
 if TYPE_CHECKING:
     from fedsim.result import Result
@@ -188,6 +189,11 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry point: one paragraph on standard error for what a person can mend, a traceback only with --debug."""
     debug = "--debug" in sys.argv
+    with terminated_like_interrupted():
+        _main(debug)
+
+
+def _main(debug: bool) -> None:
     try:
         # Outside its standalone mode, click returns the exit code of an interrupt or of --help instead of raising.
         code = app(standalone_mode=False)
