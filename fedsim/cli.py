@@ -198,7 +198,15 @@ def main() -> None:
         if type(error).__module__.startswith("click") or isinstance(error, typer.BadParameter):
             shown = error.format_message() if hasattr(error, "format_message") else str(error)
             _fail(shown, 2, debug)
-        _fail(f"Something unexpected went wrong ({type(error).__name__}): {error}. Run again with --debug.", 1, debug)
+        _fail(_unexpected(error), 1, debug)
+
+
+def _unexpected(error: Exception) -> str:
+    from fedsim.memory import ADVICE, in_words, ran_out
+
+    if ran_out(error):
+        return f"Out of memory ({in_words(error)}). {ADVICE} A run that had begun goes on with: fedsim resume RUN"
+    return f"Something unexpected went wrong ({type(error).__name__}): {error}. Run again with --debug."
 
 
 def _fail(message: str, code: int, debug: bool) -> None:
