@@ -12,6 +12,8 @@ import typer
 
 from fedsim import cli_compare, cli_data, cli_deploy, cli_export, cli_plan, cli_sweep
 from fedsim.errors import BadInput, FedsimError
+from fedsim.streams import reader_stopped, written_out
+from fedsim.versions import check_versions
 
 if TYPE_CHECKING:
     from fedsim.result import Result
@@ -184,8 +186,14 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point: one paragraph on standard error for what a person can mend, a traceback only with --debug."""
-    debug = "--debug" in sys.argv
+    with written_out():
+        _run_command("--debug" in sys.argv)
+
+
+def _run_command(debug: bool) -> None:
     try:
+        _check_folder()
+        check_versions()
         # Outside its standalone mode, click returns the exit code of an interrupt or of --help instead of raising.
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
@@ -195,10 +203,20 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("Stopped.", INTERRUPTED, debug)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_stopped():
+            raise
         if type(error).__module__.startswith("click") or isinstance(error, typer.BadParameter):
             shown = error.format_message() if hasattr(error, "format_message") else str(error)
             _fail(shown, 2, debug)
         _fail(_unexpected(error), 1, debug)
+
+
+def _check_folder() -> None:
+    """Libraries end the whole process, without a word that helps, where the folder they start in was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise BadInput("The folder that this was started in does not exist any more; change to another one.") from error
 
 
 def _unexpected(error: Exception) -> str:

@@ -9,6 +9,7 @@ import os
 import platform
 import secrets
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from fedsim.errors import BadInput, FedsimError
 from fedsim.jsonable import jsonable
+from fedsim.paths import dated
 from fedsim.scenario import Scenario
 
 PACKAGES = ("fedsim", "torch", "flwr", "opacus", "dp-accounting", "numpy", "scikit-learn")
@@ -59,18 +61,13 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, scenario: Scenario) -> RunDirectory:
-        """Make the directory with the resolved scenario and the environment; raises ``BadInput`` if it exists."""
-        try:
-            path.mkdir(parents=True)
-            (path / "checkpoint").mkdir()
-        except FileExistsError as error:
-            raise BadInput(
-                f"The run directory {path} exists already; name another, or use --resume to go on."
-            ) from error
-        except OSError as error:
-            raise BadInput(f"The run directory {path} cannot be made: {error.strerror}.") from error
-        run = cls(path)
+    def create(cls, path: Path | None, scenario: Scenario) -> RunDirectory:
+        """Make the directory with the resolved scenario and the environment; raises ``BadInput`` if it exists.
+
+        Without a path it is ``runs/<name>-<digest>-<time>``, or the first like it that nobody else made.
+        """
+        run = cls(_made([path] if path else dated(f"runs/{scenario.name}-{scenario.digest}")))
+        path = run.path
         (path / "rounds.jsonl").touch()
         run.write_text("scenario.toml", scenario.to_toml())
         run.write_json("environment.json", environment())
@@ -171,6 +168,20 @@ class RunDirectory:
             ) from error
 
 
+def _made(paths: Iterable[Path]) -> Path:
+    """The first of some directories that does not exist, made, with room for checkpoints in it."""
+    for path in paths:
+        try:
+            path.mkdir(parents=True)
+            (path / "checkpoint").mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BadInput(f"The run directory {path} cannot be made: {error.strerror}.") from error
+        return path
+    raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.")
+
+
 def _to_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
@@ -185,7 +196,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": sys.argv,
+        "command": [word.encode(errors="backslashreplace").decode() for word in sys.argv],  # bytes that are no text
         **{f"package {name}": _version(name) for name in PACKAGES},
     }
 

@@ -214,7 +214,8 @@ from fedsim.federation import build_federation
 from fedsim.messages import TrainJob
 
 settings = ["engine.trainer=opacus", "engine.memory_gib=64", "population.clients=60", "model.name=mlp",
-    "model.hidden=[512, 512]", "algorithm.name=fedavg", "algorithm.local.options.momentum=0.9", "algorithm.local.steps=2"]
+    "model.hidden=[512, 512]", "algorithm.name=fedavg", "algorithm.local.options.momentum=0.9",
+    "algorithm.local.steps=2"]
 built = build_federation(fedsim.parse_scenario("", "x", settings))
 
 def sum_of(clients):

@@ -22,7 +22,7 @@ from fedsim.engines.deployment import DeploymentGrid
 from fedsim.errors import BadInput
 from fedsim.record import RunDirectory
 from fedsim.result import Result
-from fedsim.running import _finish, _go_back, _open, _rounds, default_directory
+from fedsim.running import _finish, _go_back, _open, _rounds
 from fedsim.scenario import Deployment, Scenario
 from fedsim.server import Session, run_rounds
 
@@ -43,7 +43,7 @@ def run_deployed(scenario: Scenario, out: Path | None, watchers: Watchers) -> Re
         members = ask_sites(grid, keys, _settings(scenario), log)
         evaluation = _evaluation(grid, scenario, members, log)
         federation = server_federation(scenario, members, evaluation)
-        directory = RunDirectory.create(out if out is not None else default_directory(scenario), scenario)
+        directory = RunDirectory.create(out, scenario)
         save_members(directory.path / MEMBERS, members)
         session = _open(federation, directory, watchers[0])
         return _execute(session, grid, log, began, watchers)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from fedsim.comparing.runs import flat
 from fedsim.errors import BadInput
+from fedsim.extras import require
 from fedsim.report.inputs import json_lines, read_document
 from fedsim.tracking import EXPORTS
-from fedsim.tracking.base import Tracked, require
+from fedsim.tracking.base import Tracked
 
 
 def export(run: str | Path, to: str, out: str | Path | None = None) -> Path:
@@ -23,7 +24,7 @@ def export(run: str | Path, to: str, out: str | Path | None = None) -> Path:
         raise BadInput(f"--to {to}: must be one of {', '.join(EXPORTS)}.")
     if not (path / "summary.json").exists():
         raise BadInput(f"{path} has no summary.json, so there is nothing to export; is it a finished run?")
-    require(f"--to {to}", EXPORTS[to].needs)
+    require(f"--to {to}", EXPORTS[to].needs, "tracking")
     folder = Path(out) if out is not None else path / "export" / to
     if folder.exists() and (not folder.is_dir() or (out is not None and any(folder.iterdir()))):
         raise BadInput(f"--out {folder}: it exists already; name another folder.")
