@@ -86,16 +86,19 @@ def resume(run: RunFolder, as_json: AsJson = False, quiet: Quiet = False, debug:
 
 @app.command()
 def report(
-    run: RunFolder,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's directory, or a sweep's.")],
     format: Annotated[str, typer.Option(help="html, md or pdf.")] = "html",
     debug: Debug = False,
 ) -> None:
-    """Rebuild a run's report from its record alone."""
+    """Rebuild the report of a run, or of a sweep, from its record alone."""
     import fedsim
 
-    if not (run / "summary.json").exists():
-        raise BadInput(f"{run} has no summary.json, so there is nothing to report; is it a finished run?")
-    print(fedsim.build_report(run, format))
+    try:
+        print(fedsim.build_report(run, format))
+    except FileNotFoundError as error:
+        raise BadInput(f"{run} has no summary.json and no trials.jsonl: there is nothing to report.") from error
+    except ValueError as error:
+        raise BadInput(f"The record cannot be read: {error}.") from error
 
 
 @app.command()

@@ -54,20 +54,34 @@ def sweep(
     resume: bool = False,
     overrides: Iterable[str] = (),
     watcher: Watcher | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> SweepResult:
     """Run a sweep file; ``out`` is its directory (default ``sweeps/<name>-<time>``), new unless with ``resume``.
 
     With ``resume``, ``source`` may be the directory of a sweep that was stopped: what ended is not run again, what was
-    interrupted goes on. ``overrides`` are set in the base scenario. Raises ``BadInput`` before anything is written; a
-    run that fails is a line of the record. Raises ``Stopped`` after Ctrl-C.
+    interrupted goes on, and with ``retry_failed`` what failed too. ``overrides`` are set in the base scenario. Raises
+    ``BadInput`` before anything is written; a run that fails is a line of the record. Raises ``Stopped`` after Ctrl-C.
     """
+    if retry_failed and not resume:
+        raise BadInput("--retry-failed: only with --resume; in a sweep that begins nothing has failed.")
     directory, plan = _opened(Path(source), Path(out) if out is not None else None, resume, list(overrides))
     try:
+        if retry_failed:
+            _forget_failed(plan, directory)
         return _run(plan, directory, watcher or Watcher())
     except KeyboardInterrupt as error:
         raise Stopped(f"Stopped. Go on with: fedsim sweep {directory.path} --resume") from error
     finally:
         directory.close()
+
+
+def _forget_failed(plan: Sweep, directory: SweepDirectory) -> None:
+    """Raises ``BadInput`` where failures decided what was run after them, which cannot be taken back."""
+    adaptive = "TPE" if plan.search.method == "tpe" else "halving" if plan.search.halving is not None else None
+    if adaptive is not None:
+        raise BadInput(f"--retry-failed: {adaptive} chose later runs by what had failed; begin another sweep.")
+    directory.forget_failed()
 
 
 def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) -> tuple[SweepDirectory, Sweep]:

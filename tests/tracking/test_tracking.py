@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import struct
 import sys
 from collections.abc import Iterator
@@ -248,3 +249,14 @@ def test_on_the_command_line(finished, tmp_path, monkeypatch, capsys):
     ):
         assert command(monkeypatch, *arguments) == 2
         assert words in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_is_named(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/rounds.jsonl").write_text("{\n{}\n")
+    with pytest.raises(BadInput, match=r"damaged: .*rounds\.jsonl is not valid JSON"):
+        fedsim.export(tmp_path / "run", "csv", tmp_path / "csv")
+    (tmp_path / "run/fold-1").mkdir()
+    with pytest.raises(BadInput, match="is a cross-validation"):
+        fedsim.export(tmp_path / "run", "csv", tmp_path / "csv")
+    assert not (tmp_path / "csv").exists()
