@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fedsim.errors import BadInput
 
 _LOCAL_HEADER = 30  # bytes before the name in front of a member of a zip file
 _CHUNK = 2**24
+LONGEST_REASON = 300  # characters of what the file itself says
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Archive:
                 return npy.open_memmap(self.path / f"{name}.npy", "c")  # never unpickles
             return self._member(f"{name}.npy")
         except Exception as error:  # whatever torn bytes lead the reader to
-            reason = str(error) or type(error).__name__
+            reason = str(error)[:LONGEST_REASON] or type(error).__name__
             raise BadInput(f'The array "{name}" of {self.path} cannot be read: {reason.rstrip(".")}.') from error
 
     def _member(self, member: str) -> NDArray[Any]:
@@ -77,19 +77,6 @@ class Archive:
         names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
         offset = header + _LOCAL_HEADER + names + start
         return np.memmap(self.path, dtype, "c", offset, shape, "F" if fortran else "C")
-
-
-def npy_values(data: bytes) -> NDArray[Any]:
-    """The array in the bytes of an npy file, in memory of its own; raises ``ValueError`` where they are not one."""
-    content = io.BytesIO(data)
-    try:
-        shape, fortran, dtype = _header(content)
-        if content.tell() + math.prod(shape) * dtype.itemsize != len(data):
-            raise ValueError(f"it announces {list(shape)} values of type {dtype} but holds others")
-        values = np.frombuffer(bytearray(data[content.tell() :]), dtype)
-        return values.reshape(shape, order="F" if fortran else "C")
-    except Exception as error:  # whatever torn bytes lead the reader to
-        raise ValueError(f"not an array in npy format: {error or type(error).__name__}") from error
 
 
 def _header(content: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

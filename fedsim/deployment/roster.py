@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim.decoding import printable
 from fedsim.deployment.wire import Announcement, Order, pack_query, unpack_announcement
 from fedsim.documents import parse_json
+from fedsim.durable import write_whole
 from fedsim.errors import BadInput, FedsimError
 from fedsim.messages import MalformedMessage
 
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from fedsim.scenario import Deployment
 
 QUERY_SECONDS = 120.0
-# More records than this at one site are taken for a lie: the weight of an update follows from it.
-MOST_RECORDS = 10**9
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ def _query(grid: DeploymentGrid, nodes: dict[str, int], sites: int) -> dict[str,
 
 def _heard(reply: Any) -> Announcement | str:
     if reply.has_error():
-        return str(reply.error.reason or f"error {reply.error.code}")
+        return printable(reply.error.reason or f"error {reply.error.code}")
     try:
         found = unpack_announcement(reply)
     except MalformedMessage as error:
         return str(error)
     if found.refusal:
         return found.refusal
-    if not 1 <= found.records <= MOST_RECORDS:
+    if found.records < 1:
         return f"it announces {found.records} records"
     return found
 
@@ -114,7 +114,7 @@ def _described(found: Announcement) -> str:
 
 def save_members(file: Path, members: list[Member]) -> None:
     """Write who takes part, for going on with the run."""
-    file.write_text(json.dumps([asdict(member) for member in members], indent=2) + "\n")
+    write_whole(file, (json.dumps([asdict(member) for member in members], indent=2) + "\n").encode())
 
 
 def load_members(file: Path) -> list[Member]:
@@ -123,7 +123,9 @@ def load_members(file: Path) -> list[Member]:
         found = parse_json(file.read_text(encoding="utf-8"))
         return [Member(**{**each, "announcement": _announcement(each["announcement"])}) for each in found]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{file} does not say who takes part in this run ({error}); it cannot go on.") from error
+        raise BadInput(
+            f"{file} does not say who takes part in this run ({str(error)[:300]}); it cannot go on."
+        ) from error
 
 
 def _announcement(raw: dict[str, Any]) -> Announcement:

@@ -69,6 +69,8 @@ def tables_of(sweep: Sweep, values: Json, seed: int) -> Json:
     tables = copy.deepcopy(sweep.base) | {"seed": seed}
     for key, value in values.items():
         if key in (_target("example"), _target("client")) and is_infinite(value):
+            if not isinstance(tables.get("privacy", {}), dict):
+                raise ScenarioError("space", [f"{key}: privacy is no table in the base scenario"])
             tables.get("privacy", {}).pop(key.split(".")[1], None)
             continue
         *parents, last = key.split(".")
@@ -111,6 +113,11 @@ def check_trials(sweep: Sweep, trials: list[Trial]) -> None:
         except ScenarioError as error:
             problems += [f"{trial.label()}: {problem}" for problem in error.problems]
             continue
+        if scenario.privacy.ledger is not None:
+            problems.append(
+                f"{trial.label()}: privacy.ledger: a setting's epsilon would hang on which runs happened to end before "
+                "it; leave it out, the report of the sweep adds up what all its runs spend"
+            )
         if sweep.search.halving is not None and len(scenario.runs) > 1:
             problems.append(f"{trial.label()}: sweep.halving cannot pause a cross-validation (evaluation.folds)")
     if problems:

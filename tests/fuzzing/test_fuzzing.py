@@ -150,8 +150,9 @@ def test_an_array_that_lies_about_itself_is_refused(tmp_path, kind, how):
         lambda: Npz(str(tmp_path / "f")).load(0),
         lambda: _read(tmp_path / "1.npz"),
     ):
-        with pytest.raises(BadInput, match=str(tmp_path)):
+        with pytest.raises(BadInput, match=str(tmp_path)) as caught:
             load()
+        assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("text", [b"\xff\xff\xff\x7f", b"\x00\xd8\x00\x00"], ids=["beyond", "surrogate"])

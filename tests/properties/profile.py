@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 FACTOR = int(os.environ.get("FEDSIM_EXAMPLES", "1"))
@@ -22,4 +22,5 @@ def tried(examples: int) -> settings:
         database=None,
         deadline=None,
         suppress_health_check=quiet,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
     )

@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as arrays
 from fedsim.deployment import wire
 from fedsim.messages import MalformedMessage, Rows, TrainJob, TrainReply, pack_job, pack_reply, unpack_job, unpack_reply
 from fedsim.privacy.events import Event
+from fedsim.tasks import TASKS_OF
 from tests.fuzzing.files import npy, npy_mutate
 from tests.fuzzing.target import refusal
 from tests.fuzzing.wire import KINDS, ORDER, damaged_message
@@ -103,29 +104,25 @@ orders = st.builds(
     st.integers(1, 1000),
     st.integers(0, 2**40),
 )
+words = st.text("abcxyz 0123456789.", max_size=60)
 announcements = st.builds(
     wire.Announcement,
-    st.integers(0, 2**39),
-    st.integers(0, 2**39),
-    st.lists(st.integers(1, 2**30), max_size=4).map(tuple),
+    st.integers(0, 10**8),
+    st.integers(0, 10**8),
+    st.lists(st.integers(1, 99), max_size=3).map(tuple),
     st.lists(texts, max_size=4).map(tuple),
-    texts,
-    st.integers(0, 2**39),
+    st.sampled_from(sorted(TASKS_OF)),
+    st.integers(0, 10**4),
     st.booleans(),
-    texts,
-    texts,
-    texts,
+    words,
+    words,
+    words,
 )
+measured = st.fixed_dictionaries({"accuracy": st.floats(0, 1), "loss": st.floats(0, 1e300)})
 
 
 @tried(40)
-@given(
-    orders,
-    announcements,
-    st.dictionaries(texts, st.floats(allow_nan=False, allow_infinity=False), max_size=4),
-    texts,
-    texts,
-)
+@given(orders, announcements, measured, texts, texts)
 def test_what_server_and_sites_say_arrives_as_it_was_sent(order, announcement, metrics, scenario, digest):
     query = over_the_wire(wire.pack_query(scenario, digest, 1, order))
     assert wire.read_order(query) == order

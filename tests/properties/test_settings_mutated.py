@@ -17,6 +17,7 @@ from fedsim.loading import ScenarioError, load_scenario, parse_scenario
 from fedsim.sweeps.search import PROPOSERS
 from fedsim.sweeps.settings import load_sweep
 from fedsim.sweeps.space import Range, combinations
+from fedsim.sweeps.trials import check_trials
 from tests.fuzzing.mutation import mutate_tree
 from tests.fuzzing.settings import SETTINGS_TARGETS as TARGETS
 from tests.fuzzing.settings import (
@@ -164,6 +165,15 @@ def test_a_grid_of_more_settings_than_can_be_listed_is_refused_at_once(tmp_path)
     drawn = PROPOSERS["random"](load_sweep(tmp_path / "random.toml"), [], {})
     assert len({trial.values["rounds"] for trial in drawn}) == 3
     assert space["rounds"].value(10**18) == 10**18 + 1
+
+
+@pytest.mark.parametrize("privacy", ["[]", "[{}]", "3", "'x'"])
+def test_a_base_whose_privacy_is_no_table_is_refused_where_it_is_left_out(tmp_path, privacy):
+    space = '[space]\n"privacy.client.target_epsilon" = ["inf", 2.0]\n'
+    (tmp_path / "x.toml").write_text(f"base = {{ privacy = {privacy} }}\n[sweep]\n{space}")
+    sweep = load_sweep(tmp_path / "x.toml")
+    with pytest.raises(BadInput, match="privacy is no table in the base scenario"):
+        check_trials(sweep, PROPOSERS["grid"](sweep, [], {}))
 
 
 @tried(60)
