@@ -37,11 +37,10 @@ class QuantitySkew:
 
     def _shares(self, clients: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Each client's share of the records ``[clients]``, summing to 1."""
-        if self.law == "log_normal":
-            logs = self.sigma * rng.standard_normal(clients)
-        else:
-            logs = -self.exponent * np.log1p(rng.permutation(clients))
-        weights = np.exp(logs - logs.max())
+        log_normal = self.law == "log_normal"
+        logs = rng.standard_normal(clients) if log_normal else -np.log1p(rng.permutation(clients))
+        with np.errstate(over="ignore"):  # what lies infinitely far below the largest has no share
+            weights = np.exp((self.sigma if log_normal else self.exponent) * (logs - logs.max()))
         return np.asarray(weights / weights.sum(), np.float64)
 
 
