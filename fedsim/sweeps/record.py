@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +62,10 @@ class SweepDirectory:
 
     def append(self, name: str, row: Json) -> None:
         """Add a line to a file, durably."""
-        try:
-            with open(self.path / name, "ab") as file:
-                file.write((json.dumps(jsonable(row)) + "\n").encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise FedsimError(
-                f"The sweep's directory {self.path} cannot be written: {error.strerror}. Every finished run is kept; "
-                "mend this and resume."
-            ) from error
+        with self._writable(), open(self.path / name, "ab") as file:
+            file.write((json.dumps(jsonable(row)) + "\n").encode())
+            file.flush()
+            os.fsync(file.fileno())
 
     def rows(self, name: str) -> list[Json]:
         """The lines of a file; raises ``BadInput`` where one is damaged."""
@@ -88,10 +83,25 @@ class SweepDirectory:
         self.write("trials.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, name: str, text: str) -> None:
-        """Write a whole file or nothing."""
+        """Write a whole file, durably, or nothing."""
         temporary = self.path / (name + ".part")
-        temporary.write_text(text)
-        os.replace(temporary, self.path / name)
+        with self._writable():
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, self.path / name)
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        """Say what to do where nothing can be written, as on a full disk."""
+        try:
+            yield
+        except OSError as error:
+            raise FedsimError(
+                f"The sweep's directory {self.path} cannot be written: {error.strerror}. Every finished run is kept; "
+                "mend this and resume."
+            ) from error
 
     def write_table(self, rows: Iterable[Json]) -> None:
         """Write table.json: the finished runs in the order of trial and seed, without what no two sweeps share."""
