@@ -101,7 +101,7 @@ def report(
 
 @app.command()
 def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = False) -> None:
-    """Check a scenario whole: the file, its data, its model and its privacy settings; or a sweep. Nothing is written."""
+    """Check a scenario whole: the file, its data, model and privacy settings; or a sweep. Nothing is written."""
     from fedsim.loading import load_scenario
     from fedsim.sweeps.settings import is_sweep
 
@@ -145,7 +145,7 @@ def describe(
 
 @app.command(name="list")
 def list_(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Such as model.lstm, a section, or sweep.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="As model.lstm, a section, or sweep.")] = None,
     debug: Debug = False,
 ) -> None:
     """List what a scenario can name: data sources, partitions, models, algorithms; of a NAME its settings.

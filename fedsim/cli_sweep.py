@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+SOURCE_HELP = "A sweep file (fedsim list sweep), or with --resume its directory."
 RETRY_HELP = "With --resume: go on with the runs that failed, too."
 SET_HELP = "Set any value of the base scenario, e.g. --set rounds=5 (repeatable)."
 
 
 def sweep(
-    source: Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep file (fedsim list sweep), or with --resume its directory.")],
+    source: Annotated[Path, typer.Argument(metavar="SWEEP", help=SOURCE_HELP)],
     out: Annotated[Path | None, typer.Option(help="The sweep's directory; must not exist, unless --resume.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,

@@ -20,7 +20,8 @@ FOOT = "fedsim check FILE checks a sweep without running it; fedsim sweep FILE r
 def names() -> set[str]:
     """What the page on sweep files is found by: its parts, and every key of theirs."""
     inside = {f"sweep.{field.name}" for part in (Search, SweepFile) for field in dataclasses.fields(part)}
-    return inside | {f"sweep.halving.{field.name}" for field in dataclasses.fields(Halving)} | {"sweep", "space", "halving"}
+    deeper = {f"sweep.halving.{field.name}" for field in dataclasses.fields(Halving)}
+    return {"sweep", "space", "halving"} | inside | deeper
 
 
 def sweep_text(about: Callable[[type], str], settings: Callable[[type], list[str]]) -> str:

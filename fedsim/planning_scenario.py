@@ -71,7 +71,7 @@ def foresee(scenario: Scenario, rows: int = ROWS, target_epsilon: float | None =
         "digest": scenario.digest,
         "rounds": scenario.rounds,
         "privacy": [unit.facts(rows, target_epsilon) for unit in units] or [_nothing(scenario)],
-        "notes": list(_notes(scenario, folds)),
+        "notes": [*_notes(scenario, folds), *(_target_notes(units) if target_epsilon is not None else [])],
     }
 
 
@@ -234,6 +234,17 @@ def _check_relations(shared: str, histories: Sequence[Composition], plan: UnitPl
             f'privacy.ledger = "{shared}": it holds {plan.unit}-level events under {other.pop()}, which do not compose '
             f"with this run's {own}. Use a ledger for each relation."
         )
+
+
+def _target_notes(units: Sequence[_Unit]) -> Iterator[str]:
+    """How what meets a target is to be read, where anything is protected."""
+    if units:
+        yield (
+            "Any one of what stands under target is enough, with all else as it is: the noise multiplier (one for all "
+            "clients), or the rounds, or the cohort (these two with the noise that the scenario has now)."
+        )
+    if units and units[0].schedules[0] is None:
+        yield "A larger cohort than now draws clients more often; a smaller one trains on fewer of them in a round."
 
 
 def _notes(scenario: Scenario, folds: Sequence[_Fold]) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -117,6 +115,11 @@ def _same(wanted: Sweep, stored: Sweep, path: Path) -> Sweep:
 
 
 def _run(plan: Sweep, directory: SweepDirectory, watcher: Watcher) -> SweepResult:
+    from fedsim.report.frontier.inputs import SweepRecord
+    from fedsim.report.frontier.looking import facts
+    from fedsim.report.frontier.page import write_frontier
+    from fedsim.report.frontier.view import view_of
+
     threads = max(1, cores() // (plan.search.parallel or 1))
     runner = Runner(plan, directory, threads, watcher)
     try:
@@ -126,8 +129,10 @@ def _run(plan: Sweep, directory: SweepDirectory, watcher: Watcher) -> SweepResul
     rows = sorted(runner.final.values(), key=lambda row: (row["trial"], row["seed"]))
     directory.write_table(rows)
     summary = jsonable(outcome(plan, rows, plan.search.objectives, directory.path))
+    view = view_of(SweepRecord(directory.path, summary, jsonable(rows)))
+    summary["cost_of_looking"] = jsonable(facts(view))
     directory.write("sweep.json", json.dumps(summary, indent=1) + "\n")
-    _report(directory.path)
+    write_frontier(view)
     return SweepResult(directory.path, summary, jsonable(rows))
 
 
@@ -139,8 +144,3 @@ def _search(plan: Sweep, runner: Runner, watcher: Watcher) -> None:
         watcher.on_plan((planned or 0) * len(plan.search.seeds))
         runner.run(batch)
         trials += batch
-
-
-def _report(path: Path) -> None:
-    if importlib.util.find_spec("fedsim.report.frontier") is not None:
-        importlib.import_module("fedsim.report.frontier").build_frontier(path)

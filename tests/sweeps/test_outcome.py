@@ -125,6 +125,7 @@ def test_the_progress_bar_counts_runs_and_shares_of_runs():
     out = io.StringIO()
     progress = Progress(TextColumn("{task.fields[runs]} {task.percentage:.0f} %"), console=Console(file=out))
     bar = Bar(progress)
+    bar.on_kept([])
     bar.on_plan(4)
     bar.on_round(Task(Trial(0, {}), 0), 0.5)
     bar.on_row(row(1, 0.25))
@@ -134,3 +135,11 @@ def test_the_progress_bar_counts_runs_and_shares_of_runs():
     bar.on_row(row(0, 0.25))
     assert progress.tasks[0].completed == 3
     assert progress.tasks[0].fields["status"] == "trial 0, seed 0: 0.2500"
+
+
+def test_what_an_earlier_session_ended_is_counted_but_not_shown_as_the_latest():
+    progress = Progress(TextColumn("{task.fields[runs]}"), console=Console(file=io.StringIO()))
+    bar = Bar(progress)
+    bar.on_kept([row(0, 0.25), row(1, None, status="failed", main_metric=None)])
+    bar.on_plan(4)
+    assert progress.tasks[0].fields == {"runs": "2/4 runs, 1 failed", "status": "setting up"}

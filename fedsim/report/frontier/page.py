@@ -27,8 +27,12 @@ def build_frontier(directory: Path) -> Path:
     The same record gives the same bytes. Raises FileNotFoundError where there is no record, and ValueError where a
     file of it is damaged.
     """
-    directory = Path(directory)
-    page = render(view_of(read_sweep(directory)))
+    return write_frontier(view_of(read_sweep(Path(directory))))
+
+
+def write_frontier(view: View) -> Path:
+    """The same of a record that is read already."""
+    directory, page = view.record.directory, render(view)
     report, partial = directory / "frontier.html", directory / f".frontier.{os.getpid()}.tmp"
     try:
         partial.write_text(page, encoding="utf-8")
@@ -101,4 +105,14 @@ def _tiles(view: View) -> list[Tile]:
         value = "—" if point is None else plain.epsilon(point.cost)
         note = "no setting" if point is None else f"setting {point.setting.number}"
         tiles.append(Tile(f"ε per {'record' if unit == 'example' else 'client'} for 95 % of that", value, note))
-    return tiles[:5]
+    return [*tiles, *_looking_tiles(view)]
+
+
+def _looking_tiles(view: View) -> list[Tile]:
+    """What all runs together spend, for the first unit."""
+    for unit, cost in list(view.costs.items())[:1]:
+        if not isinstance(cost, str):
+            name = f"ε per {'record' if unit == 'example' else 'client'} of the whole sweep"
+            note = "all runs together" if not cost.open_runs else "all runs with a guarantee together"
+            return [Tile(name, plain.epsilon(cost.found.everything), note)]
+    return []
