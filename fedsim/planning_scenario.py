@@ -240,11 +240,10 @@ def _target_notes(units: Sequence[_Unit]) -> Iterator[str]:
     """How what meets a target is to be read, where anything is protected."""
     if units:
         yield (
-            "Any one of what stands under target is enough, with all else as it is: the noise multiplier (one for all "
-            "clients), or the rounds, or the cohort (these two with the noise that the scenario has now)."
+            "Any one of what stands under target is enough, all else as it is: the noise multiplier (one for all "
+            "clients), the rounds, or the cohort. Rounds and cohort hold for the noise that the plan has now: where the "
+            "scenario gives a target_epsilon, that is found anew for other rounds, so set noise_multiplier to keep it."
         )
-    if units and units[0].schedules[0] is None:
-        yield "A larger cohort than now draws clients more often; a smaller one trains on fewer of them in a round."
 
 
 def _notes(scenario: Scenario, folds: Sequence[_Fold]) -> Iterator[str]:
