@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fedsim.durable import PART, append_whole, write_whole
 from fedsim.errors import BadInput, FedsimError
 from fedsim.jsonable import jsonable
 from fedsim.report.inputs import json_lines
@@ -62,10 +63,9 @@ class SweepDirectory:
 
     def append(self, name: str, row: Json) -> None:
         """Add a line to a file, durably."""
-        with self._writable(), open(self.path / name, "ab") as file:
-            file.write((json.dumps(jsonable(row)) + "\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
+        file, line = self.path / name, (json.dumps(jsonable(row)) + "\n").encode()
+        with self._whole_or_error():
+            append_whole(file, line, file.stat().st_size if file.exists() else 0)
 
     def rows(self, name: str) -> list[Json]:
         """The lines of a file; raises ``BadInput`` where one is damaged."""
@@ -84,16 +84,11 @@ class SweepDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file, durably, or nothing."""
-        temporary = self.path / (name + ".part")
-        with self._writable():
-            with open(temporary, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path / name)
+        with self._whole_or_error():
+            write_whole(self.path / name, text.encode())
 
-    @contextmanager
-    def _writable(self) -> Iterator[None]:
+    @contextlib.contextmanager
+    def _whole_or_error(self) -> Iterator[None]:
         """Say what to do where nothing can be written, as on a full disk."""
         try:
             yield
@@ -112,8 +107,9 @@ class SweepDirectory:
 
 def unbegun(path: Path) -> bool:
     """Whether a sweep was stopped here before what it was to do was written."""
-    first = {"runs", ".lock", BASE_FILE, BASE_FILE + ".part", SWEEP_FILE + ".part"}
-    return path.is_dir() and (path / "runs").is_dir() and {file.name for file in path.iterdir()} <= first
+    first = {"runs", ".lock", BASE_FILE}
+    found = {file.name for file in path.iterdir() if file.suffix != PART} if path.is_dir() else set()
+    return "runs" in found and found <= first
 
 
 def _locked(path: Path) -> int:
