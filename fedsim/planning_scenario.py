@@ -258,8 +258,8 @@ def _target_notes(units: Sequence[_Unit]) -> Iterator[str]:
     if units:
         yield (
             "Any one of what stands under target is enough, all else as it is: the noise multiplier (one for all "
-            "clients), the rounds, or the cohort. Rounds and cohort hold for the noise that the plan has now: where the "
-            "scenario gives a target_epsilon, that is found anew for other rounds, so set noise_multiplier to keep it."
+            "clients), the rounds, or the cohort. Rounds and cohort hold for the noise that the plan has now: where "
+            "the scenario gives a target_epsilon, other rounds get other noise; set noise_multiplier to keep it."
         )
 
 

@@ -261,6 +261,8 @@ def test_another_sweep_in_the_directory_is_refused(whole, tmp_path):
         fedsim.sweep(other, whole.directory, resume=True)
     with pytest.raises(BadInput, match="another sweep"):
         fedsim.sweep(write(tmp_path, SEARCH, SPACE), whole.directory, resume=True, overrides=["rounds=9"])
+    with pytest.raises(BadInput, match="a sweep that has begun cannot be changed"):
+        fedsim.sweep(whole.directory, resume=True, overrides=["rounds=9"])
     with pytest.raises(BadInput, match="exists already"):
         fedsim.sweep(other, whole.directory)
     with pytest.raises(BadInput, match="--resume"):

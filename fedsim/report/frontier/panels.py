@@ -66,7 +66,7 @@ def _aside(points: Sequence[Point], ratio: float) -> dict[int, float]:
     groups: dict[str, list[int]] = {}
     for point in points:
         groups.setdefault(f"{point.cost:.2g}", []).append(point.setting.number)
-    step = max(ratio, 2.0) ** 0.014
+    step = max(ratio, 2.0) ** 0.035
     crowded = [numbers for numbers in groups.values() if 1 < len(numbers) <= MOST_ASIDE]
     return {
         number: step ** (index - (len(numbers) - 1) / 2) for numbers in crowded for index, number in enumerate(numbers)

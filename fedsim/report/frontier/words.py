@@ -176,6 +176,7 @@ def _reading(view: View) -> list[str]:
     )
     return [
         interval,
+        *_few(view),
         *_partial(view),
         *(sentence for unit in view.units for sentence in _mixed(view, unit)),
         "The best of many settings looks better than it is, because the numbers that chose it are the numbers shown: "
@@ -183,6 +184,12 @@ def _reading(view: View) -> list[str]:
         "ε of a setting is the largest over its seeds, and is for one run alone; what the whole sweep costs is stated "
         "under “The cost of looking”.",
     ]
+
+
+def _few(view: View) -> list[str]:
+    if max((each.score.repetitions for each in view.scored), default=0) != 2:
+        return []
+    return ["With two seeds an interval means little, and is very wide: five say far more."]
 
 
 def _partial(view: View) -> list[str]:
