@@ -79,7 +79,8 @@ def print_sweep(result: SweepResult) -> None:
     print(f"{summary['name']}: {counts} ({_intervals(len(summary['seeds']))})")
     for setting in summary["settings"][:MOST_ROWS]:
         mark = "*" if setting["trial"] in summary["best"] else " "
-        print(f"{mark} {setting['trial']:>4}  {_measured(setting)}{_ended(setting)}  {_values(setting['values'])}")
+        notes = "".join(f" [{note}]" for note in _remarks(setting, summary["baselines"]["trivial"]))
+        print(f"{mark} {setting['trial']:>4}  {_measured(setting)}{notes}  {_values(setting['values'])}")
     if len(summary["settings"]) > MOST_ROWS:
         print(f"  ... and {len(summary['settings']) - MOST_ROWS} more, in table.json")
     print("\n".join([*_best(summary), *_looking(summary)]))
@@ -138,10 +139,14 @@ def _values(values: Json) -> str:
     return ", ".join(f"{key} = {'inf' if value == 'inf' else json.dumps(value)}" for key, value in values.items())
 
 
-def _ended(setting: Json) -> str:
-    """How the runs of a setting ended that did not end by themselves."""
+def _remarks(setting: Json, trivial: Json | None) -> Iterator[str]:
+    """How runs ended that did not end by themselves, and whether anything was learnt: one that diverges may not have."""
     others = {end: number for end, number in setting["status"].items() if end not in FINAL}
-    return f" [{', '.join(f'{number} {end}' for end, number in others.items())}]" if others else ""
+    if others:
+        yield ", ".join(f"{number} {end}" for end, number in others.items())
+    score = setting["objectives"].get(trivial["metric"]) if trivial else None
+    if trivial and score and score["mean"] <= trivial["value"]:
+        yield "no better than without learning"
 
 
 def _measured(setting: Json) -> str:

@@ -292,6 +292,12 @@ def test_without_client_metrics_it_is_said_that_who_pays_is_not_known(tmp_path: 
     assert "no run that counts scored its clients one by one" in built(tmp_path, lines())
 
 
+def test_settings_that_learnt_nothing_are_named(tmp_path: Path, page: FrontierPage) -> None:
+    rows = [row | ({"metrics": {"accuracy": 0.1}} if row["trial"] in (0, 2) else {}) for row in lines()]
+    assert "No better than that: setting 0 and 2." in built(tmp_path, rows)
+    assert "No better than that" not in page.text
+
+
 def test_a_public_selection_says_what_it_assumes_and_still_what_it_would_cost(tmp_path: Path) -> None:
     text = built(tmp_path, lines(), runs=True, selection="public")
     assert "are assumed to be public. Nothing here checks it." in text

@@ -12,7 +12,7 @@ from fedsim.report.metrics import metric_text, metric_title
 from fedsim.report.statistics import t_interval
 
 OF = {"example": "one record", "client": "one client"}
-MOST_FAILURES = 50
+MOST_FAILURES, MOST_NAMED = 50, 20
 ENDS = {"failed": "failed", "pruned": "was pruned"}
 
 
@@ -163,7 +163,15 @@ def _baseline(view: View) -> list[Finding]:
         sentences.append(
             f"Without learning anything ({how}): {metric_text(view.metric, value)}. Below that line a model is useless."
         )
+        sentences += _useless(view, value)
     return [Finding("What to compare with", sentences)] if sentences else []
+
+
+def _useless(view: View, trivial: float) -> list[str]:
+    """The settings that learnt nothing, as where training diverges without an error."""
+    sign = 1 if view.higher else -1
+    found = [str(each.setting.number) for each in view.scored if sign * each.score.value <= sign * trivial]
+    return [f"No better than that: setting {plain.listing(found[:MOST_NAMED])}."] if found else []
 
 
 def _reading(view: View) -> list[str]:
