@@ -140,7 +140,7 @@ def _values(values: Json) -> str:
 
 
 def _remarks(setting: Json, trivial: Json | None) -> Iterator[str]:
-    """How runs ended that did not end by themselves, and whether anything was learnt: one that diverges may not have."""
+    """How runs ended that did not end by themselves, and whether nothing was learnt, as where training diverges."""
     others = {end: number for end, number in setting["status"].items() if end not in FINAL}
     if others:
         yield ", ".join(f"{number} {end}" for end, number in others.items())
