@@ -17,6 +17,7 @@ from fedsim.sweeps.trials import Task, Trial
 
 Json = dict[str, Any]
 MOST_ROWS = 30
+LEAST_SHOWN = 5e-5  # half an interval below this would read ± 0.0000
 
 
 class Bar(Watcher):
@@ -163,6 +164,6 @@ def _interval(value: Json | None) -> str:
     if value is None:
         return "not measured"
     mean = value["mean"]
-    if value["low"] is None:
+    if value["low"] is None or value["high"] - mean < LEAST_SHOWN:
         return f"{mean:.4f}" if isinstance(mean, float) else str(mean)
     return f"{mean:.4f} ± {value['high'] - mean:.4f}"
