@@ -39,6 +39,7 @@ FROM_SERVERS = {
     "arrays.state": {"float32 in bytes"},
     "arrays.clients": {"int64 in bytes"},
     "config.learning_rate": {"0.25", "5e-324"},
+    "config.clip_norm_example": {"1"},  # as it is
     "config.name": WORDS,
     "config.scenario": {"cut"},  # by the end of its last line
     "query.scenario": {"cut"},
