@@ -87,7 +87,10 @@ def train_clients(federation: Federation, job: TrainJob, store: Store | None = N
     def train(block: Indices) -> BlockReply:
         return train_one_block(federation, job, block_work(federation, job, block, keystream), store)
 
-    for part in _side_by_side(federation, train, blocks(federation, job.clients)):
+    def within_memory(block: Indices) -> BlockReply:
+        return federation.trainer.halving.run(train, block, divisible=not apart(federation, block)[1])
+
+    for part in _side_by_side(federation, within_memory, blocks(federation, job.clients)):
         sums.add(part)
     if federation.plan.client is not None and not federation.plan.trusts_the_server:
         sums.invalid = 0  # local privacy covers the update alone: whether it was NaN stays with the client
@@ -187,6 +190,7 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     per_client = trainer.bytes_per_client(local.batch_size, private) + beyond
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
+    length = trainer.halving.length(length)
     clients, whole = apart(federation, clients)
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
     return whole + [by_size[start : start + length] for start in range(0, len(by_size), length)]

@@ -83,7 +83,9 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
         sums.add(reply)
     sums.rejected, failure = heard.rejected, heard.failure
     if sums.asked and sums.dropped == sums.asked:
-        raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
+        # A client's traceback is for --debug; its last line says what went wrong.
+        reason = (failure.strip() or "no reply").splitlines()[-1]
+        raise FedsimError(f"No node answered in this round. The last reason: {reason}") from RuntimeError(failure)
     protected = federation.plan.client is not None
     if sums.asked and sums.invalid == sums.asked and not protected and not hostile_alone(federation, jobs.values()):
         round_ = session.progress.round + 1

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
 
 from fedsim.report.plain import duration
 
@@ -51,22 +60,24 @@ class Display:
 
 
 @contextmanager
-def watch(rounds: int, quiet: bool) -> Iterator[Display]:
-    """Show progress on standard error while the block runs, if that is a terminal."""
+def progress_line(quiet: bool, *counts: ProgressColumn) -> Iterator[Progress | None]:
+    """A line on standard error that begins with ``counts``; None where it is no terminal, or quiet is asked for."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield Display(None, rounds)
+        yield None
         return
-    columns = (
-        TextColumn("round"),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    # Where it is narrow, the status is what is cut, not the counts and times.
+    status = TextColumn("{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    bar = BarColumn(bar_width=24 if console.width >= 120 else 8)
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(*counts, bar, status, *times, console=console, transient=True, expand=True) as progress:
+        yield progress
+
+
+@contextmanager
+def watch(rounds: int, quiet: bool) -> Iterator[Display]:
+    """Show progress on standard error while the block runs, if that is a terminal."""
+    with progress_line(quiet, TextColumn("round"), MofNCompleteColumn()) as progress:
         yield Display(progress, rounds)
 
 

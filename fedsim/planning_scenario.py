@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,13 +57,13 @@ def plan_scenario(
 
 def foresee(scenario: Scenario, rows: int = ROWS, target_epsilon: float | None = None) -> dict[str, Any]:
     """The same for a scenario that is loaded."""
-    from fedsim.federation import pinned
+    from fedsim.models.transfer import pinned
 
     if not 1 <= rows <= 1000:
         raise BadInput(f"--table {rows}: must be between 1 and 1000 rows.")
     if target_epsilon is not None and not 0 < target_epsilon <= VACUOUS:
         raise BadInput(f"--target-epsilon {target_epsilon}: must be above 0 and at most {VACUOUS:g}.")
-    scenario = pinned(scenario)
+    scenario = replace(scenario, model=pinned(scenario.model))
     folds = [_fold(scenario, fold) for fold in scenario.runs]
     units = [_Unit.of(scenario, folds, number) for number in range(len(folds[0].plan.units))]
     return {
@@ -111,10 +111,11 @@ def _check(scenario: Scenario, clients: int) -> None:
 
 def _read(scenario: Scenario) -> _Fold:
     """The plan from the data; an asynchronous run's schedule depends on the model's size too."""
-    from fedsim.federation import build_federation
     from fedsim.holdings import load_holdings
 
     if scenario.asynchronous is not None:
+        from fedsim.federation import build_federation  # and with it all that trains, which is slow to import
+
         federation = build_federation(scenario)
         schedule = federation.pace.schedule if federation.pace is not None else None
         return _Fold(federation.plan, schedule, federation.population.digest())

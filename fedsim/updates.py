@@ -71,8 +71,6 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: St
     else:
         norms = federation.trainer.add_clipped(reply.updates.total, reports, bound, weights)
     norms = norms if own_norms is None else own_norms
-    if store is not None:
-        store.write(job.round, work.clients, kept)
     valid = torch.isfinite(norms)
     reply.updates.weight, reply.updates.clients = float(weights.sum()), len(work.clients)
     if federation.stacks:
@@ -81,6 +79,8 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: St
         valid &= sound
     reply.invalid, reply.spent = int((~valid).sum()), trained.spent
     reply.gradients_unclipped, reply.updates_unclipped = trained.unclipped, centred_count(norms, clip_norm)
+    if store is not None:  # last: where memory runs out before, these clients train again from what they kept
+        store.write(job.round, work.clients, kept)
     return reply
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ def planned(text: str, **options: Any) -> dict[str, Any]:
 
 def cost(event: Event, count: int, delta: float) -> float:
     return epsilon(compose([(event, count)]), delta)
+
+
+def test_a_plan_loads_nothing_that_trains():
+    slow = ("torch._dynamo", "opacus", "sklearn", "fedsim.federation")
+    text = (
+        'partition = { kind = "dirichlet" }\n[privacy.example]\nnoise_multiplier = 1.0\nclip_norm = 1.0\ndelta = 1e-4'
+    )
+    program = (
+        "import sys, fedsim\n"
+        f"plan = fedsim.plan(fedsim.parse_scenario({BASE.replace('[cohort]', text + chr(10) + '[cohort]')!r}, 's'))\n"
+        f"print(plan.facts['privacy'][0]['unit'], [name for name in {slow} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "example []\n"
 
 
 @pytest.mark.usefixtures("no_data")

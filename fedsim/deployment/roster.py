@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.decoding import printable
 from fedsim.deployment.wire import Announcement, Order, pack_query, unpack_announcement
+from fedsim.durable import write_whole
 from fedsim.errors import BadInput, FedsimError
 from fedsim.messages import MalformedMessage
 
@@ -112,7 +113,7 @@ def _described(found: Announcement) -> str:
 
 def save_members(file: Path, members: list[Member]) -> None:
     """Write who takes part, for going on with the run."""
-    file.write_text(json.dumps([asdict(member) for member in members], indent=2) + "\n")
+    write_whole(file, (json.dumps([asdict(member) for member in members], indent=2) + "\n").encode())
 
 
 def load_members(file: Path) -> list[Member]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn
 
+from fedsim.console import progress_line
 from fedsim.sweeps.objectives import value_of
 from fedsim.sweeps.runner import Watcher
 from fedsim.sweeps.running import SweepResult
@@ -59,20 +59,8 @@ class Bar(Watcher):
 @contextmanager
 def watch(quiet: bool) -> Iterator[Watcher]:
     """Show progress on standard error while the block runs, if that is a terminal."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield Watcher()
-        return
-    columns = (
-        TextColumn("{task.fields[runs]}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield Bar(progress)
+    with progress_line(quiet, TextColumn("{task.fields[runs]}")) as progress:
+        yield Bar(progress) if progress else Watcher()
 
 
 def print_sweep(result: SweepResult) -> None:
@@ -91,7 +79,13 @@ def print_sweep(result: SweepResult) -> None:
 
 
 def _measured(setting: Json) -> str:
-    return ", ".join(f"{name} {_interval(value)}" for name, value in setting["objectives"].items())
+    runs = sum(setting["status"].values())
+    return ", ".join(f"{name} {_interval(value)}{_of(value, runs)}" for name, value in setting["objectives"].items())
+
+
+def _of(value: Json | None, runs: int) -> str:
+    """Of how many runs a mean is, where that is not all of them."""
+    return "" if value is None or value["n"] == runs else f" ({value['n']} of {runs} runs)"
 
 
 def _interval(value: Json | None) -> str:
