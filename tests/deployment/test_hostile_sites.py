@@ -223,13 +223,6 @@ def test_rejected_replies_of_a_site_are_in_the_summary(three: Made):
     assert summary["deliveries"]["dropped"] == 3
 
 
-def test_what_was_compressed_after_local_noise_is_not_taken_for_too_long(three: Made):
-    """Compression that is right on average lengthens a report; an honest site was rejected for it."""
-    text = TABLE + '[privacy.client]\nclip_norm=1.0\nnoise_multiplier=4.0\nplacement="client"\ndelta=1e-5\n'
-    summary = run(three, "rounds=2", "communication.compression={kind='random_k', share=0.1}", text=text).summary
-    assert summary["deliveries"]["rejected"] == summary["deliveries"]["dropped"] == 0
-
-
 def uploads(made: Made) -> tuple[str, dict[str, bytes]]:
     """A site's answer as it is uploaded: the message's number, and all objects by theirs."""
     message = good(made, "train")
