@@ -24,6 +24,8 @@ from fedsim.privacy.sampling import Fixed
 from fedsim.scenario import Scenario
 from fedsim.steering import steered
 
+SANE_RATE = 1e30
+
 
 def check_combinations(scenario: Scenario) -> list[str]:
     """Every impossible combination in the scenario, one line each, with the dotted path."""
@@ -66,7 +68,8 @@ def _optimizer(path: str, settings: Any, valid: list[str]) -> Iterator[str]:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"valid: {', '.join(names)}"
         yield f'{path}.options.{name}: optimizer "{settings.optimizer}" has no such option ({hint})'
-    if not unknown:
+    # Defaults are never wrong, and the first optimizer that is built costs a second of imports.
+    if not unknown and (settings.options or (settings.learning_rate or 0) > SANE_RATE):
         yield from _buildable(path, settings)
 
 

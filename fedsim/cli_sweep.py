@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+RETRY_HELP = "With --resume: go on with the runs that failed, too."
 SET_HELP = "Set any value of the base scenario, e.g. --set rounds=5 (repeatable)."
 
 
@@ -16,6 +17,7 @@ def sweep(
     source: Annotated[Path, typer.Argument(metavar="SWEEP", help="A sweep file, or with --resume its directory.")],
     out: Annotated[Path | None, typer.Option(help="The sweep's directory; must not exist, unless --resume.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a sweep that was stopped.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help=RETRY_HELP)] = False,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help=SET_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print sweep.json alone on standard output.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
@@ -26,7 +28,7 @@ def sweep(
     from fedsim.sweeps.console import print_sweep, watch
 
     with watch(quiet or as_json) as watcher:
-        result = fedsim.sweep(source, out, resume, overrides or (), watcher)
+        result = fedsim.sweep(source, out, resume, overrides or (), watcher, retry_failed=retry_failed)
     if as_json:
         print(json.dumps(result.summary, indent=2))
     else:
@@ -35,4 +37,5 @@ def sweep(
     if failed:
         first = failed[0]
         print(f"{len(failed)} run(s) failed; the first, {first['run']}: {first['error']}", file=sys.stderr)
+        print(f"Once its cause is mended: fedsim sweep {result.directory} --resume --retry-failed", file=sys.stderr)
     raise SystemExit(result.exit_code)

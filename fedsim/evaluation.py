@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedsim.directions import more_is_better
 from fedsim.federation import Federation
 from fedsim.holdings import client_names
 from fedsim.params import bind_vector
@@ -19,8 +20,6 @@ from fedsim.tasks.task import Assessment
 
 # The share of an attack's probe that the model calls what the attacker wants.
 ATTACK_SUCCESS = "attack_success"
-# Of these metrics more is better; of all others (losses, errors, perplexity) less is.
-MORE_IS_BETTER = frozenset(["accuracy", "macro_f1", "auroc", "r2", "psnr"])
 
 # What says in a metric's name that it is of the clients' own models.
 PERSONAL = "_personal"
@@ -33,12 +32,12 @@ def compared(objective: Objective) -> str:
 
 def tail(metric: str) -> str:
     """The name of the value that a tenth of the clients do no better than: the 10th percentile, or the 90th."""
-    return f"{metric}_p10" if metric in MORE_IS_BETTER else f"{metric}_p90"
+    return f"{metric}_p10" if more_is_better(metric) else f"{metric}_p90"
 
 
 def better(metric: str) -> int:
     """1 if more of a metric is better, -1 if less is."""
-    return 1 if metric in MORE_IS_BETTER else -1
+    return 1 if more_is_better(metric) else -1
 
 
 def spread(metric: str, values: NDArray[np.float64], of: str = "") -> dict[str, float]:

@@ -12,7 +12,7 @@ import platform
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib import metadata
@@ -30,6 +30,7 @@ from fedsim.durable import PART, append_whole, sync_folder, write_whole
 from fedsim.errors import BadInput, FedsimError
 from fedsim.interrupts import Interrupted
 from fedsim.jsonable import jsonable
+from fedsim.paths import dated
 from fedsim.scenario import Scenario
 
 PACKAGES = ("fedsim", "torch", "flwr", "opacus", "dp-accounting", "numpy", "scikit-learn")
@@ -57,6 +58,7 @@ class Progress:
     absent: int = 0
     surplus: int = 0
     forgot: int = 0
+    rejected: int = 0  # replies that could not be right
     scenario: str = ""  # its fingerprint
     ledger_position: int = 0  # what the ledger then held can never be missing from it
 
@@ -68,23 +70,18 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, scenario: Scenario) -> RunDirectory:
-        """Make the directory with the resolved scenario and the environment; raises ``BadInput`` if it exists."""
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError as error:
-            raise BadInput(
-                f"The run directory {path} exists already; name another, or use --resume to go on."
-            ) from error
-        except OSError as error:
-            raise BadInput(f"The run directory {path} cannot be made: {error.strerror}.") from error
-        run = cls(path)
+    def create(cls, path: Path | None, scenario: Scenario) -> RunDirectory:
+        """Make the directory with the resolved scenario and the environment; raises ``BadInput`` if it exists.
+
+        Without a path it is ``runs/<name>-<digest>-<time>``, or the first like it that nobody else made.
+        """
+        run = cls(_made([path] if path else dated(f"runs/{scenario.name}-{scenario.digest}")))
         try:
             run._begin(scenario)
         except BaseException as error:
-            shutil.rmtree(path, ignore_errors=True)  # it could not be gone on with
+            shutil.rmtree(run.path, ignore_errors=True)  # it could not be gone on with
             if isinstance(error, OSError):
-                raise FedsimError(f"The run directory {path} cannot be made: {error.strerror}.") from error
+                raise FedsimError(f"The run directory {run.path} cannot be made: {error.strerror}.") from error
             raise
         return run
 
@@ -252,6 +249,19 @@ def _json(value: Any) -> bytes:
     return (json.dumps(jsonable(value), indent=2) + "\n").encode()
 
 
+def _made(paths: Iterable[Path]) -> Path:
+    """The first of some directories that does not exist, made."""
+    for path in paths:
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise BadInput(f"The run directory {path} cannot be made: {error.strerror}.") from error
+        return path
+    raise BadInput(f"The run directory {path} exists already; name another, or use --resume to go on.")
+
+
 def environment() -> dict[str, Any]:
     """What the run ran on, and its random id in the ledger."""
     return {
@@ -262,7 +272,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": sys.argv,
+        "command": [word.encode(errors="backslashreplace").decode() for word in sys.argv],  # bytes that are no text
         **{f"package {name}": _version(name) for name in PACKAGES},
     }
 

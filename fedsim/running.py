@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +64,7 @@ def run(
     if len(scenario.runs) > 1:
         scenario = pinned(scenario)
         together = check_folds(scenario)
-        directory = RunDirectory.create(Path(out) if out is not None else default_directory(scenario), scenario)
+        directory = RunDirectory.create(Path(out) if out is not None else None, scenario)
         with directory.held():
             return _run_folds(scenario, directory, together, (on_round, on_ready))
     if scenario.engine.kind == "deployment":
@@ -75,8 +74,7 @@ def run(
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
     with opened(federation) as (grid, placed):
-        path = Path(out) if out is not None else default_directory(federation.scenario)
-        directory = RunDirectory.create(path, federation.scenario)
+        directory = RunDirectory.create(Path(out) if out is not None else None, federation.scenario)
         with directory.held():
             session = _open(placed, directory, on_round)
             session.until = until
@@ -160,17 +158,12 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
         raise BadInput(f'engine.kind = "{loaded.engine.kind}": Flower\'s own runtime is the engine here; leave it out.')
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
-    directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
+    directory = RunDirectory.create(None, federation.scenario)
     session = _open(federation, directory, None)
     session.engine, session.sends_state = "flower", True
     setup = time.perf_counter() - began
     result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
     logging.getLogger("flwr").info("fedsim: %s; %s", result.summary["status_reason"], result.directory.resolve())
-
-
-def default_directory(scenario: Scenario) -> Path:
-    """``runs/<name>-<digest>-<time>``."""
-    return Path("runs") / f"{scenario.name}-{scenario.digest}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:

@@ -147,7 +147,7 @@ def conclude_round(session: Session, sums: Collected, outing: Outing, started: f
             f"Training diverged in round {outing.round}: the model is NaN or infinite. Lower a learning rate."
         )
     adapt_to_gradients(session, sums, outing.answering)
-    session.progress.invalid_updates += sums.invalid
+    sums.count(session.progress)
     finish_round(session, outing, sums.updates.clients, started)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tomli_w
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,7 @@ from fedsim.errors import BadInput
 from fedsim.federation import build_federation
 from fedsim.loading import ScenarioError, adapter, load_scenario, parse_scenario
 from fedsim.models import MODELS
-from fedsim.optimizers import ELEMENTWISE, optimizer_classes
+from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes
 from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Scenario
@@ -686,6 +687,19 @@ def test_an_unknown_optimizer_is_named_with_a_hint(side, name, hint):
     line = only_problem("", "algorithm.name=fedavg", f"algorithm.{side}.optimizer={name}")
     assert line.startswith(f'algorithm.{side}.optimizer = "{name}": unknown optimizer')
     assert hint in line
+
+
+def test_a_rate_that_single_precision_cannot_hold_is_refused():
+    assert "overflow" in only_problem("", "algorithm.name=fedavg", "algorithm.local={learning_rate=1e300}")
+
+
+@pytest.mark.parametrize("name", optimizer_classes())
+def test_an_optimizer_can_be_built_without_options_at_any_sane_rate_so_that_is_not_tried(name):
+    for rate in (None, 1e-300, 1.0, 1e30):
+        parameter = torch.zeros(2)
+        optimizer = build_optimizer(name, parameter, rate, {})
+        parameter.grad = torch.zeros(2)
+        optimizer.step()
 
 
 @pytest.mark.parametrize("side", ["local", "server"])

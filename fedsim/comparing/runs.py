@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from fedsim.errors import BadInput
 from fedsim.report.inputs import Json, json_lines, read_document
+from fedsim.report.keys import short_names
 
 # What names a run, or says where its numbers go: no setting of what is trained.
 APART = ("name", "seed", "output")
@@ -28,13 +30,15 @@ class Run:
 
     @cached_property
     def rounds(self) -> list[Json]:
-        """The lines of rounds.jsonl."""
-        return json_lines(self.path / "rounds.jsonl")
+        """The lines of rounds.jsonl; raises ``BadInput`` where one is damaged."""
+        with _whole(self.path):
+            return json_lines(self.path / "rounds.jsonl")
 
     @cached_property
     def clients(self) -> Json:
-        """What the record says of clients."""
-        return read_document(self.path / "clients.json")
+        """What the record says of clients; raises ``BadInput`` where it is damaged."""
+        with _whole(self.path):
+            return read_document(self.path / "clients.json")
 
     @cached_property
     def key(self) -> str:
@@ -82,14 +86,22 @@ def _expanded(path: Path) -> list[Path]:
 
 def _read(path: Path) -> Run:
     try:
-        summary = read_document(path / "summary.json")
-        resolved = tomllib.loads((path / "scenario.toml").read_text())
+        with _whole(path):
+            summary = read_document(path / "summary.json")
+            resolved = tomllib.loads((path / "scenario.toml").read_text())
     except FileNotFoundError as error:
         raise BadInput(f"{path} has no scenario.toml, so nobody can say what was run.") from error
-    except ValueError as error:
-        raise BadInput(f"{path} is damaged: {error}.") from error
     settings = flat({name: value for name, value in resolved.items() if name not in APART})
     return Run(path, summary, settings, int(resolved.get("seed", 0)))
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Raise ``BadInput`` that names the run for a file of its record that cannot be read."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadInput(f"{path} is damaged: {error}.") from error
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -125,17 +137,16 @@ _SHORT = 5  # so many differing settings fit into a label
 
 
 def _labels(groups: Sequence[list[Run]], keys: Sequence[str]) -> list[str]:
-    """What tells groups apart: their few differing settings, else their names, else their numbers."""
+    """What tells groups apart: their few differing settings, else their names; with numbers where those are equal."""
     first = [group[0] for group in groups]
     names = [str(run.summary.get("scenario", run.path.name)) for run in first]
     if len(groups) == 1:
         return names
     if len(keys) <= _SHORT:
-        return [
-            ", ".join(
-                f"{key.rpartition('.')[2]}={setting_text(run.settings[key])}" for key in keys if key in run.settings
-            )
-            or f"without {keys[0].rpartition('.')[2]}"
+        short = short_names(keys)
+        names = [
+            ", ".join(f"{short[key]}={setting_text(run.settings[key])}" for key in keys if key in run.settings)
+            or f"without {short[keys[0]]}"
             for run in first
         ]
     return names if len(set(names)) == len(names) else [f"{number}: {name}" for number, name in enumerate(names, 1)]

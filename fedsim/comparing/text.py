@@ -29,10 +29,12 @@ def as_text(facts: dict[str, Any]) -> str:
 def result_rows(facts: dict[str, Any]) -> list[Row]:
     """A line for each group: its main metric, epsilons, rounds, bytes and time."""
     units = [unit for unit in UNITS if any(unit in group["privacy"] for group in facts["groups"])]
+    early = any(set(group["status"]) != {"completed"} for group in facts["groups"])
     return [
         {
             "group": group["label"],
             "runs": str(len(group["runs"])),
+            **({"ended": _endings(group["status"])} if early else {}),
             **_quality(group),
             **{UNITS[unit]: _epsilon(group, unit) for unit in units if unit != "none"},
             **({UNITS["none"]: "∞"} if units == ["none"] else {}),
@@ -42,6 +44,12 @@ def result_rows(facts: dict[str, Any]) -> list[Row]:
         }
         for group in facts["groups"]
     ]
+
+
+def _endings(status: dict[str, int]) -> str:
+    """How the runs ended, with how many where that differs: a mean over them is no mean over equals."""
+    names = {name.replace("_", " "): number for name, number in status.items()}
+    return ", ".join(name if len(names) == 1 else f"{number} {name}" for name, number in names.items())
 
 
 def _quality(group: dict[str, Any]) -> Row:

@@ -23,7 +23,7 @@ from fedsim.errors import BadInput
 from fedsim.record import RunDirectory
 from fedsim.result import Result
 from fedsim.resuming import go_back
-from fedsim.running import _finish, _open, _rounds, default_directory
+from fedsim.running import _finish, _open, _rounds
 from fedsim.scenario import Deployment, Scenario
 from fedsim.server import Session, run_rounds
 
@@ -44,7 +44,7 @@ def run_deployed(scenario: Scenario, out: Path | None, watchers: Watchers) -> Re
         members = ask_sites(grid, keys, _settings(scenario), log)
         evaluation = _evaluation(grid, scenario, members, log)
         federation = server_federation(scenario, members, evaluation)
-        directory = RunDirectory.create(out if out is not None else default_directory(scenario), scenario)
+        directory = RunDirectory.create(out, scenario)
         with directory.held():
             save_members(directory.path / MEMBERS, members)
             session = _open(federation, directory, watchers[0])

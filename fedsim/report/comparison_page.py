@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from fedsim.errors import BadInput
 from fedsim.report.comparison_figures import panels
@@ -62,7 +63,7 @@ def render(comparison: "Comparison", folder: Path) -> str:
 def _links(runs: Any, folder: Path) -> list[tuple[str, str]]:
     """Seed and report of each run, where it has one."""
     return [
-        (str(run.seed), Path(os.path.relpath(run.path / "report.html", folder.resolve())).as_posix())
+        (str(run.seed), quote(Path(os.path.relpath(run.path / "report.html", folder.resolve())).as_posix()))
         for run in runs
         if (run.path / "report.html").exists()
     ]

@@ -38,13 +38,15 @@ FORMATS = ("html", "md", "pdf")
 def build_report(run_directory: Path, format: str = "html") -> Path:
     """Write `report.html` (or .md, .pdf) from the record in `run_directory` alone, atomically, and return its path.
 
-    The same record gives the same bytes, in a PDF the same pages. Raises FileNotFoundError where there is no
-    `summary.json`, ValueError where a file of the record is damaged, `BadInput` for another format, and `FedsimError`
-    where it cannot be written.
+    Of a sweep's directory its `frontier.html`. The same record gives the same bytes, in a PDF the same pages. Raises
+    FileNotFoundError where there is no `summary.json`, ValueError where a file of the record is damaged, `BadInput`
+    for another format, and `FedsimError` where it cannot be written.
     """
     if format not in FORMATS:
         raise BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}.")
     run_directory = Path(run_directory)
+    if (run_directory / "trials.jsonl").exists() or (run_directory / "table.json").exists():
+        return _of_sweep(run_directory, format)
     content = _content(read_record(run_directory), format)
     report = run_directory / f"report.{format}"
     try:
@@ -52,6 +54,14 @@ def build_report(run_directory: Path, format: str = "html") -> Path:
     except OSError as error:
         raise FedsimError(f"{report} cannot be written: {error.strerror}.") from error
     return report
+
+
+def _of_sweep(directory: Path, format: str) -> Path:
+    from fedsim.report.frontier import build_frontier
+
+    if format != "html":
+        raise BadInput(f"--format {format}: {directory} is a sweep, whose report is written as html.")
+    return build_frontier(directory)
 
 
 def _content(record: RunRecord, format: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 from fedsim.sweeps.trials import Task
 
 Json = dict[str, Any]
+OF_UNITS = ("noise_multiplier", "clip_norm", "relation", "adversary", "randomness")
 
 
 def entry(task: Task, run: Path, summary: Json) -> Json:
@@ -26,9 +27,9 @@ def entry(task: Task, run: Path, summary: Json) -> Json:
         "simulated_seconds": rounds[-1].get("simulated_seconds") if rounds else None,
         "bytes_up": summary["bytes"]["up"],
         "bytes_down": summary["bytes"]["down"],
-        "noise_multiplier": {unit: each["noise_multiplier"] for unit, each in units.items()},
-        "clip_norm": {unit: each["clip_norm"] for unit, each in units.items()},
+        **{name: {unit: each[name] for unit, each in units.items()} for name in OF_UNITS},
         "cohort": fmean(row["cohort"] for row in rounds) if rounds else None,
+        "projected": bool(summary.get("projected")),
     }
 
 
@@ -45,9 +46,9 @@ def failure(task: Task, error: str) -> Json:
         "simulated_seconds": None,
         "bytes_up": 0,
         "bytes_down": 0,
-        "noise_multiplier": {},
-        "clip_norm": {},
+        **{name: {} for name in OF_UNITS},
         "cohort": None,
+        "projected": False,
     }
 
 

@@ -20,8 +20,8 @@ def rungs(halving: Halving, rounds: int) -> list[int]:
 def survivors(rows: Mapping[int, Sequence[Json]], objective: str, factor: int) -> list[int]:
     """The best 1 / ``factor`` of the settings (at least one) by their lines at a rung, in the order of numbers.
 
-    Ranked by the mean of the objective over seeds that did not fail; of equals the lower number. A setting of which
-    nothing was measured does not survive.
+    Ranked by the mean of the objective over seeds; of equals the lower number. A setting of which a seed failed or
+    measured nothing does not survive: it could not be the best one any more.
     """
     scores = {number: means(lines, (objective,)) for number, lines in rows.items()}
     ranked = sorted((-merit(score[0], objective), number) for number, score in scores.items() if score is not None)

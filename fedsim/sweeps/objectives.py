@@ -7,20 +7,12 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
-from fedsim.evaluation import MORE_IS_BETTER
+from fedsim.directions import more_is_better
 
 Json = dict[str, Any]
 UNITS = ("example", "client")
 COSTS = ("epsilon", "epsilon_example", "epsilon_client", "bytes", "bytes_up", "bytes_down", "simulated_seconds")
 FINAL = ("completed", "budget_exhausted", "early_stopped")
-
-
-def more_is_better(objective: str) -> bool:
-    """Whether a larger value is better."""
-    base = objective.removesuffix("_unseen")
-    for suffix in ("_mean", "_p10", "_p90", "_worst"):
-        base = base.removesuffix(suffix)
-    return base in MORE_IS_BETTER
 
 
 def directions(objectives: Iterable[str]) -> list[Literal["maximize", "minimize"]]:
@@ -42,15 +34,19 @@ def value_of(row: Json, objective: str) -> float | None:
 
 
 def _number(value: Any) -> float | None:
-    """A JSON value as a number: "inf" is one, null is none."""
-    return None if value is None else float(value)
+    """A JSON value as a number: "inf" is one, null and NaN are none."""
+    return None if value is None or math.isnan(float(value)) else float(value)
 
 
 def means(rows: Sequence[Json], objectives: Sequence[str]) -> tuple[float, ...] | None:
-    """Each objective's mean over the seeds of a setting that did not fail; None where one has no value."""
-    columns = [[value_of(row, name) for row in rows if row["status"] != "failed"] for name in objectives]
-    known = [[value for value in column if value is not None] for column in columns]
-    return tuple(map(fmean, known)) if all(known) else None
+    """Each objective's mean over the seeds of a setting; None where a seed failed or did not measure one.
+
+    The mean of those seeds that survived would make a setting that diverges now and then look good.
+    """
+    if not rows or any(row["status"] == "failed" for row in rows):
+        return None
+    columns = [[value for row in rows if (value := value_of(row, name)) is not None] for name in objectives]
+    return tuple(map(fmean, columns)) if all(len(column) == len(rows) for column in columns) else None
 
 
 def merit(value: float | None, objective: str) -> float:

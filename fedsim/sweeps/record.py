@@ -14,6 +14,7 @@ from typing import Any
 from fedsim.durable import PART, append_whole, write_whole
 from fedsim.errors import BadInput, FedsimError
 from fedsim.jsonable import jsonable
+from fedsim.report.inputs import json_lines
 from fedsim.sweeps.settings import BASE_FILE, SWEEP_FILE, Sweep
 
 Json = dict[str, Any]
@@ -67,17 +68,28 @@ class SweepDirectory:
             append_whole(file, line, file.stat().st_size if file.exists() else 0)
 
     def rows(self, name: str) -> list[Json]:
-        """The lines of a file."""
-        file = self.path / name
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        """The lines of a file; raises ``BadInput`` where one is damaged."""
+        try:
+            return json_lines(self.path / name)
+        except ValueError as error:
+            raise BadInput(f"{error}. Without that line its run is found again, or made again.") from error
+
+    def forget_failed(self) -> None:
+        """Take the failed runs out of the record, so that they go on where they stopped; what they spent stays spent.
+
+        Their directories stay as they are, with ledger and checkpoint.
+        """
+        kept = [row for row in self.rows("trials.jsonl") if row["status"] != "failed"]
+        self.write("trials.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, name: str, text: str) -> None:
-        """Write a whole file or nothing."""
+        """Write a whole file, durably, or nothing."""
         with self._whole_or_error():
             write_whole(self.path / name, text.encode())
 
     @contextlib.contextmanager
     def _whole_or_error(self) -> Iterator[None]:
+        """Say what to do where nothing can be written, as on a full disk."""
         try:
             yield
         except OSError as error:

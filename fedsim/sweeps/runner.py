@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from fedsim.errors import BadInput
+from fedsim.jsonable import jsonable
 from fedsim.sweeps.entry import entry, failure, with_units
 from fedsim.sweeps.halving import at_rung, rungs, survivors
 from fedsim.sweeps.objectives import UNITS, means
@@ -57,7 +59,7 @@ class Runner:
         self._pool.close()
 
     def scores(self, trials: Iterable[Trial]) -> Scores:
-        """Each setting's objectives as means over seeds."""
+        """Each setting's objectives as means over seeds; None where one failed."""
         return {trial.number: means(self._rows(trial), self.sweep.search.objectives) for trial in trials}
 
     def _rows(self, trial: Trial) -> list[Json]:
@@ -97,8 +99,18 @@ class Runner:
         for trial in trials:
             for seed in self.sweep.search.seeds:
                 key = (trial.number, seed)
+                self._check(trial, self.final.get(key))
                 if key not in self.final and (*key, until) not in self._paused:
                     yield from self._job(Task(trial, seed, until))
+
+    def _check(self, trial: Trial, row: Json | None) -> None:
+        """Raise ``BadInput`` if a line of the record is of other settings than its number stands for."""
+        if row is not None and row["values"] != jsonable(trial.values):
+            raise BadInput(
+                f"{self.directory.path}: {row['run']} ran with {json.dumps(row['values'])}, but its number stands for "
+                f"{json.dumps(jsonable(trial.values))}. The sweep's own files were changed, or another version of "
+                "Optuna proposes other settings: put them back, or begin another sweep."
+            )
 
     def _job(self, task: Task) -> Iterator[Job]:
         """The job of a run; without one, its failure is noted."""
@@ -124,7 +136,8 @@ class Runner:
         if answer.summary is None:
             self._end(failure(task, answer.error or ""))
             return
-        row = with_units(entry(task, self.directory.run(task.name), answer.summary), self._units)
+        # As a sweep that goes on would read it, so that a NaN is the same to both.
+        row = jsonable(with_units(entry(task, self.directory.run(task.name), answer.summary), self._units))
         if row["status"] == "interrupted":
             self.directory.append(RUNGS, row)
             self._paused[row["trial"], row["seed"], row["rounds"]] = row

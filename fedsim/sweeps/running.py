@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fedsim.errors import BadInput, FedsimError
 from fedsim.evaluation import assess
 from fedsim.federation import build_federation
 from fedsim.jsonable import jsonable
+from fedsim.paths import dated
 from fedsim.sweeps.objectives import COSTS
 from fedsim.sweeps.outcome import outcome
 from fedsim.sweeps.record import SweepDirectory, unbegun
@@ -54,20 +54,34 @@ def sweep(
     resume: bool = False,
     overrides: Iterable[str] = (),
     watcher: Watcher | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> SweepResult:
     """Run a sweep file; ``out`` is its directory (default ``sweeps/<name>-<time>``), new unless with ``resume``.
 
     With ``resume``, ``source`` may be the directory of a sweep that was stopped: what ended is not run again, what was
-    interrupted goes on. ``overrides`` are set in the base scenario. Raises ``BadInput`` before anything is written; a
-    run that fails is a line of the record. Raises ``Stopped`` after Ctrl-C.
+    interrupted goes on, and with ``retry_failed`` what failed too. ``overrides`` are set in the base scenario. Raises
+    ``BadInput`` before anything is written; a run that fails is a line of the record. Raises ``Stopped`` after Ctrl-C.
     """
+    if retry_failed and not resume:
+        raise BadInput("--retry-failed: only with --resume; in a sweep that begins nothing has failed.")
     directory, plan = _opened(Path(source), Path(out) if out is not None else None, resume, list(overrides))
     try:
+        if retry_failed:
+            _forget_failed(plan, directory)
         return _run(plan, directory, watcher or Watcher())
     except KeyboardInterrupt as error:
         raise Stopped(f"Stopped. Go on with: fedsim sweep {directory.path} --resume") from error
     finally:
         directory.close()
+
+
+def _forget_failed(plan: Sweep, directory: SweepDirectory) -> None:
+    """Raises ``BadInput`` where failures decided what was run after them, which cannot be taken back."""
+    adaptive = "TPE" if plan.search.method == "tpe" else "halving" if plan.search.halving is not None else None
+    if adaptive is not None:
+        raise BadInput(f"--retry-failed: {adaptive} chose later runs by what had failed; begin another sweep.")
+    directory.forget_failed()
 
 
 def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) -> tuple[SweepDirectory, Sweep]:
@@ -87,7 +101,7 @@ def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) 
     if begun:
         raise BadInput(f"The sweep's directory {out} exists already; name another, or use --resume.")
     plan = _prepared(wanted)
-    path = out if out is not None else Path("sweeps") / f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path = out if out is not None else next(path for path in dated(f"sweeps/{plan.name}") if not path.exists())
     return SweepDirectory.create(path, plan), plan
 
 

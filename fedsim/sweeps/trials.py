@@ -111,6 +111,11 @@ def check_trials(sweep: Sweep, trials: list[Trial]) -> None:
         except ScenarioError as error:
             problems += [f"{trial.label()}: {problem}" for problem in error.problems]
             continue
+        if scenario.privacy.ledger is not None:
+            problems.append(
+                f"{trial.label()}: privacy.ledger: a setting's epsilon would hang on which runs happened to end before "
+                "it; leave it out, the report of the sweep adds up what all its runs spend"
+            )
         if sweep.search.halving is not None and len(scenario.runs) > 1:
             problems.append(f"{trial.label()}: sweep.halving cannot pause a cross-validation (evaluation.folds)")
     if problems:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
 import sys
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,7 @@ def test_a_frame_has_a_line_for_each_run(runs):
 
 def test_without_pandas_it_says_what_to_install(runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(BadInput, match=r"pip install 'fedsim\[tracking\]'"):
+    with pytest.raises(BadInput, match=r'pip install "fedsim\[tracking\]"'):
         fedsim.compare(*runs).to_frame()
 
 
@@ -198,9 +200,46 @@ def test_a_damaged_run_is_named(runs, tmp_path):
     (runs[1] / "summary.json").write_text("{")
     with pytest.raises(BadInput, match="plain-1 is damaged"):
         fedsim.compare(*runs)
+    (runs[4] / "rounds.jsonl").write_text("{\n{}\n")
+    with pytest.raises(BadInput, match=r"private-0 is damaged: .*rounds\.jsonl"):
+        fedsim.compare(runs[0], runs[4]).plot()
     (runs[0] / "scenario.toml").unlink()
     with pytest.raises(BadInput, match=r"no scenario\.toml"):
         fedsim.compare(runs[0])
+
+
+def test_how_runs_ended_is_told_where_not_all_are_whole(runs):
+    assert "ended" not in repr(fedsim.compare(*runs))
+    file = runs[1] / "summary.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "budget_exhausted", "rounds": 1}))
+    assert re.search(
+        r"ended +metric.*\n.*1 budget exhausted, 3 completed .*\n.*  completed ", repr(fedsim.compare(*runs))
+    )
+
+
+def test_settings_of_the_same_name_are_told_apart_and_so_are_equal_labels(tmp_path):
+    both = [
+        make_run(tmp_path / name, 0, 0.5, privacy={"example": {"clip_norm": a}, "client": {"clip_norm": b}})
+        for name, a, b in (("a", 1.0, 2.0), ("b", 2.0, 1.0))
+    ]
+    labels = [group["label"] for group in fedsim.compare(*both).facts["groups"]]
+    assert labels[0] == "client.clip_norm=2.0, example.clip_norm=1.0"
+    equal = [make_run(tmp_path / f"same-{n}", 0, 0.5, model=value) for n, value in enumerate(({"x": "1"}, {"x": 1}))]
+    page = fedsim.compare(*equal).write_html(tmp_path / "page.html").read_text()
+    assert "1: x=1" in page
+    assert "2: x=1" in page
+
+
+def test_names_are_text_only_and_links_lead_where_they_say(tmp_path):
+    hostile = "<script>alert(1)</script>"
+    folders = ["javascript:alert(1)", "a b#c?d%20"]
+    runs = [make_run(tmp_path / folder, 0, 0.5, model={"x": hostile + folder}) for folder in folders]
+    page = fedsim.compare(*runs).write_html(tmp_path / "page.html").read_text()
+    assert hostile not in page
+    assert html.escape(hostile) in page
+    links = re.findall(r'href="([^#"]+)"', page)
+    assert [urllib.parse.unquote(link) for link in links] == [f"{folder}/report.html" for folder in folders]
+    assert not any(set(link) & set(":#? ") for link in links)
 
 
 def test_a_sweep_is_all_its_finished_runs(tmp_path):

@@ -96,7 +96,7 @@ def test_an_interrupted_run_leaves_no_process_and_goes_on_to_the_same_numbers(tm
         assert servers
         assert all(b"RAY_AUTH_MODE=token" in Path(f"/proc/{one}/environ").read_bytes() for one in servers)
         os.killpg(process.pid, signal.SIGINT)
-        stderr = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=240)[1]
     finally:
         if process.poll() is None:
             process.kill()

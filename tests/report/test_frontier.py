@@ -157,11 +157,70 @@ def test_failed_and_pruned_runs_are_told_and_in_no_figure(hostile_page: Frontier
     assert "setting 0, seed 2" in hostile_page.source
 
 
+def test_a_setting_of_which_a_seed_failed_is_drawn_but_chosen_for_nothing(tmp_path: Path) -> None:
+    survivor = [
+        line(2, 0, 2.0, 0.99),
+        line(2, 1, 2.0, 0.99, metrics={"accuracy": None}),  # completed, but not a number
+        line(3, 0, None, 0.999),
+        line(3, 1, None, 0.0, status="failed", metrics={}, rounds=0),
+    ]
+    rows = [line(trial, seed, at, 0.9) for trial, at in ((0, 4.0), (1, None)) for seed in (0, 1)] + survivor
+    directory = write_sweep(tmp_path / "part", rows, SWEEP | {"baselines": {}}, runs=False)
+    view = view_of(read_sweep(directory))
+    seen = epsilon_view(view, "example")
+    assert [point.setting.number for point in seen.points] == [0, 1, 2, 3]
+    assert [point.setting.number for point in seen.front] == [0]
+    assert seen.cheapest is not None
+    assert seen.cheapest.setting.number == 0
+    assert view.reference is not None
+    assert view.reference.setting.number == 1
+    text = FrontierPage(build_frontier(directory)).text
+    assert "99.0% (1 of 2 runs)" in text
+    assert "Of 2 settings some runs failed, were pruned or measured nothing." in text
+
+
+def test_guarantees_that_say_different_things_are_not_compared_silently(tmp_path: Path) -> None:
+    rows = [row | {"relation": {"example": "replace-one" if row["trial"] == 1 else "add-remove"}} for row in lines()]
+    assert "holds for different neighbouring relations in different settings" in built(tmp_path, rows)
+    same = [row | {"relation": {"example": "add-remove"} if row["trial"] < 5 else {}} for row in lines()]
+    assert "Beware" not in FrontierPage(build_frontier(write_sweep(tmp_path / "same", same, runs=False))).text
+
+
+def test_noise_from_seeds_is_no_independent_noise(tmp_path: Path) -> None:
+    words = "two settings with the same seed had the same noise, which the difference of their results cancels"
+    assert words in built(tmp_path, lines(), runs=True)
+    secure = [row | {"randomness": {"example": "secure"} if row["trial"] < 5 else {}} for row in lines()]
+    assert words not in FrontierPage(build_frontier(write_sweep(tmp_path / "secure", secure))).text
+
+
+def test_what_is_only_projected_is_said_at_the_top(tmp_path: Path) -> None:
+    rows = [row | {"projected": row["trial"] == 2} for row in lines()]
+    assert "ε for one client is projected" in built(tmp_path, rows)
+
+
+def test_no_share_is_taken_of_a_baseline_below_zero(tmp_path: Path) -> None:
+    rows = [line(trial, 0, at, 0, metrics={"r2": -0.5}, main_metric="r2") for trial, at in ((0, 1.0), (1, None))]
+    text = built(tmp_path, rows, objectives=["r2"], baselines={})
+    assert "the non-private baseline is -0.5, and 95 % of what is not above 0 means nothing" in text
+
+
+def test_the_baseline_is_that_of_the_metric_that_is_shown(tmp_path: Path) -> None:
+    rows = [
+        line(trial, 0, None, score, metrics={"accuracy": score, "loss": score}) for trial, score in ((0, 0.9), (1, 0.5))
+    ]
+    named = SWEEP | {"objectives": ["loss"], "baselines": {"non_private": 0}}
+    view = view_of(read_sweep(write_sweep(tmp_path / "loss", rows, named, runs=False)))
+    assert view.reference is not None
+    assert view.reference.setting.number == 1
+
+
 def test_the_cost_of_looking_is_that_of_the_ledgers(page: FrontierPage) -> None:
     seeds = [(Event(4.0 / epsilon, 0.1, "poisson"), 300 * len(SEEDS)) for epsilon in (0.5, 1.0, 2.0, 4.0, 8.0)]
     figures = {
         "One run, fixed beforehand": 8.0,
-        "The best setting, had the sweep been drawn so": selection_epsilon(compose(seeds[-1:]), 1e-4, Tries(5)),
+        "The best setting, had the sweep been drawn so, those without a guarantee left out": selection_epsilon(
+            compose(seeds[-1:]), 1e-4, Tries(5)
+        ),
         "Everything in this report, those without a guarantee left out": selection_epsilon(
             compose(seeds), 1e-4, Tries(1)
         ),
@@ -184,13 +243,26 @@ def test_a_public_selection_says_what_it_assumes_and_still_what_it_would_cost(tm
     ("method", "words"), [("tpe", "earlier results choose later"), ("random", "a fixed number of settings")]
 )
 def test_searches_that_the_theorem_does_not_cover_are_told(tmp_path: Path, method: str, words: str) -> None:
-    assert words in built(tmp_path, lines(), runs=True, method=method)
+    text = built(tmp_path, lines(), runs=True, method=method)
+    assert words in text
+    assert ("Papernot and Steinke" in text) is (method == "random")
+
+
+@pytest.mark.parametrize("method", ["grid", "random"])
+def test_no_figure_of_the_theorem_stands_beside_an_adaptive_search(tmp_path: Path, method: str) -> None:
+    rows = [row | ({"status": "pruned"} if row["trial"] == 1 else {}) for row in lines()]
+    text = built(tmp_path, rows, runs=True, method=method)
+    assert "a search with successive halving, in which earlier results choose later runs" in text
+    assert "Papernot and Steinke" not in text
+    assert "Naive composition of all runs" in text
 
 
 def test_a_random_number_of_random_settings_is_covered(tmp_path: Path) -> None:
     text = built(tmp_path, lines(), runs=True, method="random", tries={"mean": 10, "shape": 0})
     expected = selection_epsilon(compose([(Event(0.5, 0.1, "poisson"), 1500)]), 1e-4, Tries(10, 0.0))
-    assert f"The best setting, and nothing else ε = {plain.epsilon(expected)}" in text
+    assert (
+        f"The best setting, and nothing else, those without a guarantee left out ε = {plain.epsilon(expected)}" in text
+    )
     assert "(logarithmic, mean 10)" in text
 
 
@@ -253,7 +325,28 @@ def test_an_interval_beyond_the_possible_is_drawn_and_told_cut(tmp_path: Path) -
     assert (view.scored[0].possible.low, view.scored[0].possible.high) == (0, 1)
     text = built(tmp_path, rows, baselines={})
     assert f"77.5% ± {100 * stats.t.ppf(0.975, 1) * 0.175:.1f}%" in text
-    assert "its interval (0.0% to 100.0%) does not as a whole" in text
+    assert "One seed gives no interval" in text  # the baseline has one
+
+
+def test_whether_the_cheapest_is_certain_is_told_by_pairs_of_seeds(tmp_path: Path) -> None:
+    noisy = [(0.70, 0.71), (0.90, 0.92), (0.80, 0.80)]  # the seeds scatter, the pairs do not
+    pairs = [
+        line(trial, seed, at, pair[trial]) for seed, pair in enumerate(noisy) for trial, at in ((0, 2.0), (1, None))
+    ]
+    low, high = stats.ttest_1samp([ours - 0.95 * theirs for ours, theirs in noisy], 0).confidence_interval(0.95)
+    whole = f"what it has to spare ({100 * low:.1f} percentage points to {100 * high:.1f} percentage points) is above 0"
+    assert whole in built(tmp_path, pairs, baselines={})
+    turned = [row | {"metrics": {"accuracy": noisy[row["seed"] - 2][1]}} if row["trial"] else row for row in pairs]
+    text = FrontierPage(build_frontier(write_sweep(tmp_path / "b", turned, SWEEP | {"baselines": {}}, runs=False))).text
+    assert "goes below 0: more seeds could name another setting" in text
+
+
+def test_of_a_loss_the_spare_is_turned_round() -> None:
+    from fedsim.report.frontier.pareto import spare
+    from fedsim.report.frontier.settings import Setting
+
+    ours, theirs = (Setting(0, {}, (line(0, 3, None, 0, metrics={"loss": x}),), "loss") for x in (1.0, 1.9))
+    assert spare(ours, theirs, False) == pytest.approx([1.0])
 
 
 def test_clients_of_one_size_are_not_told_apart_by_size(page: FrontierPage, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from fedsim.evaluation import MORE_IS_BETTER
+from fedsim.directions import more_is_better
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
-from fedsim.report.frontier.settings import HIGHER_IS_BETTER, Setting, higher_is_better, short_names
+from fedsim.report.frontier.settings import Setting
+from fedsim.report.keys import short_names
 
 
 def points(*pairs: tuple[float, float]) -> list[Point]:
@@ -67,9 +68,9 @@ def test_the_cheapest_that_is_good_enough() -> None:
 
 
 def test_which_metrics_are_better_the_larger() -> None:
-    assert all(map(higher_is_better, ["accuracy", "accuracy_worst", "balanced_accuracy", "auroc_unseen", "r2"]))
-    assert set(HIGHER_IS_BETTER) >= MORE_IS_BETTER
-    assert not any(map(higher_is_better, ["loss", "mse", "perplexity", "attack_success", "loss_p90"]))
+    better = ["accuracy", "accuracy_worst", "balanced_accuracy", "auroc_unseen", "r2", "accuracy_personal_p10"]
+    assert all(map(more_is_better, [*better, "balanced_accuracy_unseen", "top_5_accuracy_mean"]))
+    assert not any(map(more_is_better, ["loss", "mse", "perplexity", "attack_success", "loss_p90", "epsilon", "bytes"]))
 
 
 def test_keys_are_shortened_as_far_as_they_differ() -> None:

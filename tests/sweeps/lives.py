@@ -6,22 +6,22 @@ life, and each worker, is a fork, which keeps the lives short.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
 import sys
-import time
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from typing import Any
 
 import fedsim.running
 import fedsim.sweeps.running
 from fedsim.sweeps import pool, worker
+from fedsim.sweeps.runner import Watcher
 from fedsim.sweeps.search import grid
 from fedsim.sweeps.settings import load_sweep
-from fedsim.sweeps.trials import scenario_of
+from fedsim.sweeps.trials import Task, scenario_of
 
 
 class ForkedWorker:
@@ -51,11 +51,16 @@ class ForkedWorker:
         return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
 
 
-def size(out: Path) -> int:
-    """How much of the sweep's runs there is on disk."""
-    with contextlib.suppress(FileNotFoundError):
-        return sum(file.stat().st_size for file in out.glob("runs/*/rounds.jsonl"))
-    return 0
+class Stop(Watcher):
+    """Sends its own process a signal soon after so many rounds: a stopper outside could be late on a busy machine."""
+
+    def __init__(self, number: int, rounds: int, seconds: float) -> None:
+        self._number, self._rounds, self._seconds = number, rounds, seconds
+
+    def on_round(self, task: Task, share: float) -> None:
+        self._rounds -= 1
+        if self._rounds == 0:
+            Timer(self._seconds, os.kill, (os.getpid(), self._number)).start()
 
 
 def first_scenario(file: str) -> fedsim.Scenario:
@@ -64,15 +69,16 @@ def first_scenario(file: str) -> fedsim.Scenario:
     return scenario_of(sweep, grid(sweep, [], {})[0], sweep.search.seeds[0], 1)
 
 
-def live(sweep: str, out: Path) -> int:
-    """Begin the sweep or go on with it in a fork; returns its process."""
+def live(sweep: str, out: Path, stop: Watcher | None = None) -> None:
+    """Begin the sweep or go on with it in a fork, and print how that ended."""
     child = os.fork()
     if child:
-        return child
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        return
     code = 1
     try:
         pool.subprocess = SimpleNamespace(Popen=ForkedWorker, PIPE=None)
-        code = fedsim.sweep(sweep, out, resume=True).exit_code
+        code = fedsim.sweep(sweep, out, resume=True, watcher=stop).exit_code
     except fedsim.FedsimError as error:
         code = error.exit_code
     finally:
@@ -80,19 +86,12 @@ def live(sweep: str, out: Path) -> int:
 
 
 def main() -> None:
-    """Stop a life once it has got on, at a random moment within half a second; let the last one finish."""
+    """Stop lives at random moments of their first three rounds; let the last one finish."""
     sweep, out, rng = sys.argv[1], Path(sys.argv[2]), random.Random(int(sys.argv[3]))
     fedsim.run(first_scenario(sweep), out.with_name("warm"))  # what a process does once is done before the forks
     for number in map(int, sys.argv[4:]):
-        child, before = live(sweep, out), size(out)
-        while size(out) <= before:
-            if os.waitpid(child, os.WNOHANG)[0]:
-                sys.exit("it ended before it could be stopped")
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0.0, 0.5))
-        os.kill(child, number)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(live(sweep, out), 0)[1]), flush=True)
+        live(sweep, out, Stop(number, rng.randint(1, 3), rng.uniform(0.0, 0.03)))
+    live(sweep, out)
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ def test_the_best_third_by_the_mean_over_seeds_goes_on():
         0: [line(0, 0, 0.5), line(0, 1, 0.7)],  # mean 0.6
         1: [line(1, 0, 0.9), line(1, 1, 0.1)],  # 0.5
         2: [line(2, 0, 0.61), line(2, 1, 0.61)],  # 0.61: survives
-        3: [line(3, 0, None, "failed"), line(3, 1, 0.65)],  # 0.65 of the seed that did not fail: survives
+        3: [line(3, 0, None, "failed"), line(3, 1, 0.65)],  # 0.65 of the seed that did not fail: that is luck
         4: [line(4, 0, None, "failed"), line(4, 1, None, "failed")],
         5: [line(5, 0, None), line(5, 1, 0.2)],
     }
-    assert survivors(rows, "accuracy", 3) == [2, 3]
-    assert survivors(rows, "accuracy", 100) == [3]
+    assert survivors(rows, "accuracy", 3) == [0, 2]
+    assert survivors(rows, "accuracy", 100) == [2]
+    assert survivors(rows, "accuracy", 1) == [0, 1, 2]
     assert survivors({4: rows[4]}, "accuracy", 3) == []
 
 

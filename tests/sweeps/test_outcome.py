@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from scipy.stats import ttest_1samp
 
-from fedsim.sweeps.console import Bar
-from fedsim.sweeps.objectives import more_is_better, value_of
+from fedsim.sweeps.console import Bar, print_sweep
+from fedsim.sweeps.objectives import directions, means, merit, value_of
 from fedsim.sweeps.outcome import best, interval, non_private, trivial
+from fedsim.sweeps.running import SweepResult
 from fedsim.sweeps.trials import Task, Trial
 
 
@@ -56,6 +57,17 @@ def test_the_best_setting_is_that_of_the_best_mean_among_those_that_ran_whole():
     }
     assert best(rows, ["accuracy"]) == [0]
     assert best({1: rows[1]}, ["accuracy"]) == []
+    diverged = [row(5, 0.99), row(5, None, seed=1)]  # completed, but the metric is not a number
+    assert best(rows | {5: diverged}, ["accuracy"]) == [0]
+
+
+def test_a_mean_of_those_that_survived_is_no_score():
+    good = [row(0, 0.5), row(0, 0.7, seed=1)]
+    assert means(good, ["accuracy"]) == (pytest.approx(0.6),)
+    assert means([*good, row(0, None, seed=2, status="failed", metrics={})], ["accuracy"]) is None
+    assert means([*good, row(0, None, seed=2)], ["accuracy"]) is None
+    assert means([*good, row(0, math.nan, seed=2)], ["accuracy"]) is None
+    assert means([], ["accuracy"]) is None
 
 
 def test_the_non_private_baseline_is_the_best_setting_without_any_guarantee():
@@ -78,10 +90,14 @@ def test_the_trivial_baseline_counts_the_most_frequent_class_once_a_seed(tmp_pat
 
 @pytest.mark.parametrize(
     ("objective", "better"),
-    [("accuracy", True), ("loss", False), ("accuracy_worst", True), ("auroc_unseen", True), ("bytes", False)],
+    [
+        *(("accuracy", True), ("loss", False), ("accuracy_worst", True), ("auroc_unseen", True), ("bytes", False)),
+        *(("balanced_accuracy", True), ("accuracy_personal_p10", True), ("mae_personal_p90", False)),
+    ],
 )
 def test_of_scores_more_is_better_of_costs_less(objective, better):
-    assert more_is_better(objective) is better
+    assert directions([objective]) == ["maximize" if better else "minimize"]
+    assert (merit(2.0, objective) > merit(1.0, objective)) is better
 
 
 def test_epsilon_is_the_largest_of_the_units_and_infinite_without_any():
@@ -91,6 +107,18 @@ def test_epsilon_is_the_largest_of_the_units_and_infinite_without_any():
     assert value_of(line, "bytes") == 7
     assert value_of(line | {"epsilon": {"example": None, "client": None}}, "epsilon") == math.inf
     assert value_of(line | {"epsilon": {"example": 2.0, "client": "inf"}}, "epsilon") == math.inf
+
+
+def test_a_mean_of_fewer_runs_says_of_how_many(tmp_path, capsys):
+    settings = [
+        {"trial": trial, "values": {}, "status": status, "objectives": {"accuracy": interval([0.5] * number)}}
+        for trial, status, number in ((0, {"completed": 2}, 2), (1, {"completed": 1, "failed": 2}, 1))
+    ]
+    summary = {"name": "s", "counts": {}, "seeds": [0, 1], "settings": settings, "best": [0]}
+    print_sweep(SweepResult(tmp_path, summary, []))
+    lines = capsys.readouterr().out.splitlines()
+    assert "accuracy 0.5000 ± 0.0000 " in lines[1]
+    assert "accuracy 0.5000 (1 of 3 runs)" in lines[2]
 
 
 def test_the_progress_bar_counts_runs_and_shares_of_runs():

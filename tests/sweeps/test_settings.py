@@ -142,6 +142,7 @@ def test_what_is_written_reads_as_the_same_sweep(sweep_file, tmp_path):
         ('objective = "seconds"', "rounds = [1]", ["simulated_seconds"]),
         ("", "rounds = [1, 0]", ["trial 1 (rounds = 0)", "rounds = 0"]),
         ("", "rounds.x = [1]", ["rounds is no table"]),
+        ("", "privacy.ledger = ['l.db']\nprivacy.randomness = ['secure']", ["privacy.ledger", "hang on which runs"]),
         ("", "privacy.example.noise_multiplier = [1.0]", ["exactly one of noise_multiplier and target_epsilon"]),
     ],
 )

@@ -14,10 +14,13 @@ import pytest
 
 import fedsim
 from fedsim.cli import main
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, FedsimError
 from fedsim.sweeps import worker
+from fedsim.sweeps.entry import failure
 from fedsim.sweeps.pool import Answer
+from fedsim.sweeps.record import SweepDirectory
 from fedsim.sweeps.settings import load_sweep
+from fedsim.sweeps.trials import Task, Trial
 from tests.sweeps.conftest import BASE
 
 # Without privacy, a learning rate of 1e30 diverges: those runs fail.
@@ -48,7 +51,8 @@ class Here:
 
     def run(self, jobs, on_round):
         for job in jobs:
-            yield Answer(job, worker.make(job.order, lambda row: None).summary, None)
+            found = worker._answer(job.order, lambda told: None)
+            yield Answer(job, found.get("summary"), found.get("failed"))
 
     def close(self):
         pass
@@ -147,6 +151,87 @@ def test_resuming_runs_nothing_twice_and_what_is_missing_once(whole, here, tmp_p
     assert (folder / gone["run"] / "environment.json").exists()
     assert table(folder) == table(whole.directory)
     assert [json.loads(line) for line in kept[:-1]] == lines(folder)[:-1]
+
+
+def test_failed_runs_go_on_where_they_stopped_when_that_is_asked_for(whole, here, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "out"
+    shutil.copytree(whole.directory, folder)
+    rows = lines(folder)
+    stopped = next(row for row in rows if row["status"] == "completed" and row["epsilon"]["example"] != "inf")
+    (folder / stopped["run"] / "summary.json").unlink()  # as if the disk had been full when it was to be written
+    broken = [failure(task_of(stopped), "disk full") if row is stopped else row for row in rows]
+    (folder / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in broken))
+    kept = {file: file.read_text() for file in folder.glob("runs/*/environment.json")}
+    assert fedsim.sweep(folder, resume=True).rows != whole.rows
+    monkeypatch.setattr(sys, "argv", ["fedsim", "sweep", str(folder), "--resume", "--retry-failed"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    assert {file: file.read_text() for file in kept} == kept  # the same runs, and the same ledgers
+    assert table(folder) == table(whole.directory)
+    assert "--resume --retry-failed" in capsys.readouterr().err
+    with pytest.raises(BadInput, match="only with --resume"):
+        fedsim.sweep(write(tmp_path, SEARCH, SPACE), tmp_path / "fresh", retry_failed=True)
+
+
+def task_of(row: dict) -> Task:
+    return Task(Trial(row["trial"], row["values"]), row["seed"])
+
+
+@pytest.mark.parametrize("search", ["trials = 4\nmethod = 'tpe'", "halving = { first_rounds = 2 }"])
+def test_failures_that_decided_what_came_later_are_not_taken_back(tmp_path, search):
+    pytest.importorskip("optuna")
+    folder = tmp_path / "out"
+    (folder / "runs").mkdir(parents=True)
+    shutil.copy(write(tmp_path, search, SPACE), folder / "sweep.toml")
+    shutil.copy(tmp_path / "small.toml", folder)
+    (folder / "trials.jsonl").write_text("")
+    with pytest.raises(BadInput, match="begin another sweep"):
+        fedsim.sweep(folder, resume=True, retry_failed=True)
+
+
+def test_a_sweep_whose_own_files_were_changed_does_not_go_on(whole, here, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(whole.directory, folder, ignore=shutil.ignore_patterns("runs"))
+    (folder / "runs").mkdir()
+    file = folder / "sweep.toml"
+    file.write_text(file.read_text().replace("0.2,", "0.1,\n    0.2,"))  # which gives the others other numbers
+    with pytest.raises(BadInput, match=r"its number stands for .*0\.1"):
+        fedsim.sweep(folder, resume=True)
+    (folder / "trials.jsonl").write_text("{]\n" + (folder / "trials.jsonl").read_text())
+    with pytest.raises(BadInput, match=r"trials.jsonl is not valid JSON"):
+        fedsim.sweep(folder, resume=True)
+
+
+def test_a_full_disk_is_told_with_what_to_do_and_the_old_file_stays(tmp_path, monkeypatch):
+    directory = SweepDirectory(tmp_path)
+    directory.write("table.json", "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (lambda: directory.write("table.json", "new"), lambda: directory.append("trials.jsonl", {})):
+        with pytest.raises(FedsimError, match=r"No space left on device.*resume"):
+            write()
+    assert (tmp_path / "table.json").read_text() == "old"
+    directory.close()
+
+
+def test_the_report_of_a_sweep_is_rebuilt_from_its_record(whole, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "out"
+    shutil.copytree(whole.directory, folder)
+    (folder / "frontier.html").unlink()
+    monkeypatch.setattr(sys, "argv", ["fedsim", "report", str(folder)])
+    main()
+    assert capsys.readouterr().out.strip() == str(folder / "frontier.html")
+    assert (folder / "frontier.html").read_bytes() == (whole.directory / "frontier.html").read_bytes()
+    (folder / "trials.jsonl").write_text("{]\n")
+    for argv in (["report", str(folder)], ["report", str(folder), "--format", "pdf"], ["report", str(tmp_path)]):
+        monkeypatch.setattr(sys, "argv", ["fedsim", *argv])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 2
 
 
 def test_a_finished_sweep_is_read_again_without_a_worker(whole, monkeypatch):

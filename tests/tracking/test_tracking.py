@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import struct
 import sys
 from collections.abc import Iterator
@@ -160,8 +161,8 @@ def test_sinks_change_no_number(tmp_path, finished):
 
 
 def test_what_is_not_installed_is_named_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsim.tracking.base.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r'output.sinks = "mlflow" needs mlflow: pip install .fedsim\[tracking\]'):
+    monkeypatch.setattr("fedsim.extras.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r'output.sinks = "mlflow" needs mlflow, .*: pip install "fedsim\[tracking\]"'):
         fedsim.run(parse_scenario(SMALL + "[output]\nsinks = ['mlflow']\n", "small"), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
@@ -248,3 +249,14 @@ def test_on_the_command_line(finished, tmp_path, monkeypatch, capsys):
     ):
         assert command(monkeypatch, *arguments) == 2
         assert words in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_is_named(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run/rounds.jsonl").write_text("{\n{}\n")
+    with pytest.raises(BadInput, match=r"damaged: .*rounds\.jsonl is not valid JSON"):
+        fedsim.export(tmp_path / "run", "csv", tmp_path / "csv")
+    (tmp_path / "run/fold-1").mkdir()
+    with pytest.raises(BadInput, match="is a cross-validation"):
+        fedsim.export(tmp_path / "run", "csv", tmp_path / "csv")
+    assert not (tmp_path / "csv").exists()

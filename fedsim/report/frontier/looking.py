@@ -125,6 +125,11 @@ def is_covered(view: View) -> bool:
     return sweep.get("method") == "random" and bool(sweep.get("tries")) and not _pruned(view)
 
 
+def _adaptive(view: View) -> bool:
+    """Whether earlier results chose what was run later: no drawing at random has anything to do with that."""
+    return view.record.sweep.get("method") not in ("grid", "random") or _pruned(view)
+
+
 def _pruned(view: View) -> bool:
     return any(row.get("status") == "pruned" for row in view.record.rows)
 
@@ -133,19 +138,20 @@ def _rows(view: View, unit: str, found: Looking, open_runs: int) -> Rows:
     tries = found.tries
     law = {POISSON: "Poisson", 1.0: "geometric", 0.0: "logarithmic"}.get(tries.shape, "negative binomial")
     drawn = f"a secret random number of settings ({law}, mean {plain.count(tries.mean)})"
-    best = "The best setting, and nothing else" if is_covered(view) else "The best setting, had the sweep been drawn so"
     with_open = [] if not open_runs else [("Everything, with the runs without a guarantee", "∞", _open(open_runs))]
     without = ", those without a guarantee left out" if open_runs else ""
     largest = max(epsilon_of(row, unit) for row in view.record.rows if math.isfinite(epsilon_of(row, unit)))
+    best = "The best setting, and nothing else" if is_covered(view) else "The best setting, had the sweep been drawn so"
+    drawn_once = (
+        f"{best}{without}",
+        plain.epsilon(found.best),
+        f"Papernot and Steinke 2022 (arXiv 2110.03620): {drawn}, each drawn independently of the data, none "
+        "dearer than those tried; only the winner is published",
+    )
     return [
         ("One run, fixed beforehand", plain.epsilon(largest), "What the report of that run says; of all, the dearest"),
         ("One setting, fixed beforehand", plain.epsilon(found.one), "Its seeds together; of the settings, the dearest"),
-        (
-            best,
-            plain.epsilon(found.best),
-            f"Papernot and Steinke 2022 (arXiv 2110.03620): {drawn}, each drawn independently of the data, none "
-            "dearer than those tried; only the winner is published",
-        ),
+        *([] if _adaptive(view) else [drawn_once]),
         (
             f"Everything in this report{without}",
             plain.epsilon(found.everything),
@@ -163,8 +169,8 @@ def _open(runs: int) -> str:
 
 
 def _notes(view: View, unit: str, found: Looking) -> list[str]:
-    notes = [_covered(view)]
-    if found.best > found.everything:
+    notes = [_covered(view), *_same_noise(view, unit)]
+    if found.best > found.everything and not _adaptive(view):
         notes.append("With so few settings the theorem gains nothing: adding up all runs costs less than its figure.")
     delta = plain.probability(_delta(view, unit))
     rounded = (
@@ -183,6 +189,18 @@ def _notes(view: View, unit: str, found: Looking) -> list[str]:
     return notes
 
 
+def _same_noise(view: View, unit: str) -> list[str]:
+    """That the noise of runs with the same seed is the same, where it was drawn from seeds."""
+    rows = [row for row in view.record.rows if math.isfinite(epsilon_of(row, unit))]
+    if all((row.get("randomness") or {}).get(unit) == "secure" for row in rows):
+        return []
+    return [
+        "All figures that add up runs take the noise of the runs for independent. Here it was drawn from seeds: two "
+        "settings with the same seed had the same noise, which the difference of their results cancels. So they are "
+        "what this sweep would spend with privacy.randomness = “secure”; real records need that."
+    ]
+
+
 def _covered(view: View) -> str:
     if is_covered(view):
         return "This sweep drew its settings and their number at random, as the theorem wants."
@@ -190,9 +208,13 @@ def _covered(view: View) -> str:
     why = {
         "grid": "a grid of fixed size",
         "tpe": "a search in which earlier results choose later settings",
-        "random": "successive halving" if _pruned(view) else "a fixed number of settings",
+        "random": "a fixed number of settings",
     }.get(method, f"a search of the kind “{method}”")
+    why = "a search with successive halving, in which earlier results choose later runs" if _pruned(view) else why
+    holds = f"This sweep is {why}, which the theorem does not cover: for it only the composition of all runs holds."
+    if _adaptive(view):
+        return f"{holds} There is no figure for the best setting alone."
     return (
-        f"This sweep is {why}, which the theorem does not cover: for it only the composition of all runs holds. The "
-        "figure for the best setting says what a random number of randomly drawn settings would have cost instead."
+        f"{holds} The figure for the best setting says what a random number of randomly drawn settings would have cost "
+        "instead."
     )

@@ -1,7 +1,7 @@
 """The settings of a sweep, and what the seeds of each came to: metric with interval, epsilon, costs."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -11,18 +11,10 @@ from typing import Any
 from fedsim.report import plain
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.inputs import Json
-from fedsim.report.metrics import parted
 from fedsim.report.statistics import Interval, t_interval
 
 UNITS = ("example", "client")
 MEASURED = ("completed", "budget_exhausted", "early_stopped")  # these trained a model that counts
-HIGHER_IS_BETTER = ("accuracy", "macro_f1", "auroc", "r2", "psnr", "precision", "recall")
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better; of losses, errors and an attack's success less is."""
-    base = parted(metric)[0]
-    return base in HIGHER_IS_BETTER or base.endswith(("_accuracy", "_precision", "_recall"))
 
 
 @dataclass(frozen=True)
@@ -38,6 +30,16 @@ class Setting:
     def measured(self) -> list[Json]:
         """The runs that ended with a model whose metric is known."""
         return [row for row in self.rows if row.get("status") in MEASURED and measure(row, self.metric) is not None]
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The metric for each seed that measured it."""
+        return {row["seed"]: value for row in self.measured if (value := measure(row, self.metric)) is not None}
+
+    @property
+    def whole(self) -> bool:
+        """Whether every run measured the metric; the mean of those that survived flatters a setting that fails."""
+        return len(self.measured) == len(self.rows)
 
     @cached_property
     def score(self) -> Interval | None:
@@ -99,17 +101,3 @@ def text(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {text(part)}" for key, part in value.items()) + " }"
     return "∞" if value == "inf" else str(value)
-
-
-def short_names(keys: Sequence[str]) -> dict[str, str]:
-    """Dotted keys by as many of their last parts as tell them apart: "privacy.example.clip_norm" -> "clip_norm"."""
-    names = {}
-    for key in keys:
-        parts = key.split(".")
-        tails = (".".join(parts[start:]) for start in range(len(parts) - 1, -1, -1))
-        names[key] = next((tail for tail in tails if sum(_ends(other, tail) for other in keys) == 1), key)
-    return names
-
-
-def _ends(key: str, tail: str) -> bool:
-    return key == tail or key.endswith(f".{tail}")

@@ -8,7 +8,7 @@ from typing import Any
 from fedsim.report import plain
 from fedsim.report.frontier.axes import sent
 from fedsim.report.frontier.settings import MEASURED, Setting, text
-from fedsim.report.frontier.view import SYMBOLS, View, epsilon_view, score_text
+from fedsim.report.frontier.view import SYMBOLS, View, epsilon_view, score_text, survived
 from fedsim.report.inputs import Json
 from fedsim.report.metrics import metric_title
 
@@ -101,7 +101,7 @@ def _key(value: Any) -> str:
 def _score(view: View, setting: Setting) -> Cell:
     if setting.score is None:
         return Cell(MISSING, "")
-    return Cell(score_text(view.metric, setting.score), f"{setting.score.value!r}")
+    return Cell(score_text(view.metric, setting.score) + survived(setting), f"{setting.score.value!r}")
 
 
 def _epsilon(setting: Setting, unit: str) -> Cell:

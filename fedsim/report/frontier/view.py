@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from fedsim.directions import more_is_better
 from fedsim.report import plain
 from fedsim.report.frontier.axes import Axis
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
-from fedsim.report.frontier.settings import UNITS, Setting, higher_is_better, settings_of, short_names, text
+from fedsim.report.frontier.settings import UNITS, Setting, settings_of, text
 from fedsim.report.inputs import Json
+from fedsim.report.keys import short_names
 from fedsim.report.metrics import is_share, metric_text
 from fedsim.report.statistics import Interval
 
@@ -55,7 +57,7 @@ class View:
 
     @cached_property
     def higher(self) -> bool:
-        return higher_is_better(self.metric)
+        return more_is_better(self.metric)
 
     @cached_property
     def links(self) -> dict[tuple[int, int], str]:
@@ -93,7 +95,8 @@ class View:
     def _scored(self, setting: Setting, score: Interval) -> Scored:
         """A setting of one run leads to its report, one of several to its row, which leads to all of theirs."""
         spent = [f"{SYMBOLS[unit]} {plain.epsilon(setting.epsilon(unit))}" for unit in UNITS]
-        parts = [f"setting {setting.number}: {self.label(setting.values)}", score_text(self.metric, score), *spent]
+        shown = score_text(self.metric, score) + survived(setting)
+        parts = [f"setting {setting.number}: {self.label(setting.values)}", shown, *spent]
         hover = "; ".join(parts)
         row = f"row:{setting.number}"
         possible = score.within(0.0, 1.0) if is_share(self.metric) else score
@@ -106,16 +109,23 @@ class View:
 
     @cached_property
     def reference(self) -> Scored | None:
-        """The non-private baseline: the setting that the sweep names, else the best without any guarantee."""
+        """The non-private baseline: the setting that the sweep names, else the best without any guarantee.
+
+        The sweep names the best by the main metric of its runs.
+        """
         number = (self.record.sweep.get("baselines") or {}).get("non_private")
-        if isinstance(number, int) and number in self._by_number:
+        if isinstance(number, int) and number in self._by_number and self._is_main_metric:
             return self._by_number[number]
         sign = 1 if self.higher else -1
         return max(
-            (each for each in self.scored if not each.setting.private),
+            (each for each in self.scored if not each.setting.private and each.setting.whole),
             key=lambda each: (sign * each.score.value, -each.setting.number),
             default=None,
         )
+
+    @property
+    def _is_main_metric(self) -> bool:
+        return all(row["main_metric"] == self.metric for row in self.record.rows if row.get("main_metric"))
 
     @cached_property
     def trivial(self) -> tuple[float, str] | None:
@@ -145,8 +155,8 @@ def view_of(record: SweepRecord) -> View:
 def epsilon_view(view: View, unit: str) -> EpsilonView:
     """What the settings come to against epsilon of a unit."""
     points = [Point(each.setting, each.setting.epsilon(unit), each.score.value) for each in view.scored]
-    front = pareto(points, view.higher)
-    private = [point for point in points if math.isfinite(point.cost)]
+    front = pareto(_whole(points), view.higher)
+    private = [point for point in _whole(points) if math.isfinite(point.cost)]
     enough = None if view.limit is None else cheapest(private, view.limit, view.higher)
     return EpsilonView([point for point in points if point.cost > 0], front, knee(front), enough)
 
@@ -155,7 +165,16 @@ def cost_front(view: View, axis: Axis) -> tuple[list[Point], list[Point]]:
     """The settings against any quantity, and the Pareto set where less of it is better."""
     means = [(each, each.setting.mean(axis.quantity)) for each in view.scored]
     points = [Point(each.setting, mean, each.score.value) for each, mean in means if mean is not None]
-    return points, pareto(points, view.higher) if axis.cost else []
+    return points, pareto(_whole(points), view.higher) if axis.cost else []
+
+
+def _whole(points: list[Point]) -> list[Point]:
+    return [point for point in points if point.setting.whole]
+
+
+def survived(setting: Setting) -> str:
+    """How many of a setting's runs its numbers are of, where that is not all of them."""
+    return "" if setting.whole else f" ({len(setting.measured)} of {len(setting.rows)} runs)"
 
 
 def difference_text(metric: str, difference: float) -> str:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from fedsim.report import plain
 from fedsim.report.frontier.axes import sent
-from fedsim.report.frontier.pareto import Point, cheapest
-from fedsim.report.frontier.settings import MEASURED
+from fedsim.report.frontier.pareto import Point, cheapest, spare
+from fedsim.report.frontier.settings import MEASURED, epsilon_of
 from fedsim.report.frontier.view import EpsilonView, View, difference_text, epsilon_view, score_text
 from fedsim.report.metrics import metric_text, metric_title
+from fedsim.report.statistics import t_interval
 
 OF = {"example": "one record", "client": "one client"}
 MOST_FAILURES = 50
@@ -41,9 +42,10 @@ def opening(view: View) -> str:
         f"{plain.plural(runs, 'run')}."
     )
     if view.reference is None:
-        return f"{tried} No setting without privacy was tried, so what privacy costs cannot be said."
-    score = score_text(view.metric, view.reference.score)
-    return f"{tried} Without privacy, {named(view.metric)} is {score}."
+        without = "No setting without privacy was tried, so what privacy costs cannot be said."
+    else:
+        without = f"Without privacy, {named(view.metric)} is {score_text(view.metric, view.reference.score)}."
+    return " ".join([tried, without, *_projected(view)])
 
 
 def named(metric: str) -> str:
@@ -63,8 +65,17 @@ def findings(view: View) -> list[Finding]:
 
 def _cheapest(view: View, unit: str, seen: EpsilonView) -> Finding:
     title = f"The cheapest setting that reaches 95 % of the non-private {named(view.metric)}, for {OF[unit]}"
-    if view.limit is None or view.reference is None:
+    if view.reference is None:
         return Finding(title, ["It cannot be named: there is no non-private baseline to take 95 % of."])
+    if view.limit is None:
+        score = metric_text(view.metric, view.reference.score.value)
+        return Finding(
+            title,
+            [
+                f"It cannot be named: the non-private baseline is {score}, and 95 % of what is not above "
+                "0 means nothing."
+            ],
+        )
     limit = metric_text(view.metric, view.limit)
     if seen.cheapest is None:
         return Finding(title, [f"No setting with a guarantee reaches {limit}. {_best(view, seen)}"])
@@ -78,14 +89,17 @@ def _cheapest(view: View, unit: str, seen: EpsilonView) -> Finding:
 
 
 def _certainty(view: View, point: Point) -> str:
-    score, limit = view.of(point.setting).possible, view.limit or 0.0
-    if not score.known:
+    margins = [] if view.reference is None else spare(point.setting, view.reference.setting, view.higher)
+    if len(margins) < 2:
         return "One seed gives no interval, so chance may have decided this."
-    safe = score.low >= limit if view.higher else score.high <= limit
-    ends = f"{metric_text(view.metric, score.low)} to {metric_text(view.metric, score.high)}"
-    if safe:
-        return f"Its whole interval ({ends}) reaches that."
-    return f"Its mean reaches that, its interval ({ends}) does not as a whole: more seeds could name another setting."
+    found = t_interval(margins)
+    ends = " to ".join(difference_text(view.metric, end) for end in (found.low, found.high))
+    if found.low >= 0:
+        return f"At the same seeds as the baseline, the whole interval of what it has to spare ({ends}) is above 0."
+    return (
+        f"Its mean reaches that, but the interval of what it has to spare at the same seeds ({ends}) goes below 0: "
+        "more seeds could name another setting."
+    )
 
 
 def _cheapest_bytes(view: View, unit: str, chosen: Point) -> list[str]:
@@ -93,7 +107,9 @@ def _cheapest_bytes(view: View, unit: str, chosen: Point) -> list[str]:
     points = [
         Point(each.setting, amount, each.score.value)
         for each in view.scored
-        if math.isfinite(each.setting.epsilon(unit)) and (amount := each.setting.mean(sent)) is not None
+        if each.setting.whole
+        and math.isfinite(each.setting.epsilon(unit))
+        and (amount := each.setting.mean(sent)) is not None
     ]
     best = cheapest(points, view.limit or 0.0, view.higher)
     if best is None or best.setting.number == chosen.setting.number or best.cost >= (chosen.setting.mean(sent) or 0):
@@ -160,10 +176,46 @@ def _reading(view: View) -> list[str]:
     )
     return [
         interval,
+        *_partial(view),
+        *(sentence for unit in view.units for sentence in _mixed(view, unit)),
         "The best of many settings looks better than it is, because the numbers that chose it are the numbers shown: "
         "measure the chosen setting again, with other seeds and on other records.",
         "ε of a setting is the largest over its seeds, and is for one run alone; what the whole sweep costs is stated "
         "under “The cost of looking”.",
+    ]
+
+
+def _partial(view: View) -> list[str]:
+    settings = [each for each in view.scored if not each.setting.whole]
+    if not settings:
+        return []
+    return [
+        f"Of {plain.plural(len(settings), 'setting')} some runs failed, were pruned or measured nothing. The mean of "
+        "the others is shown, with how many they are, but flatters a setting that fails now and then: it is in no "
+        "Pareto set, and is named as nothing here."
+    ]
+
+
+def _mixed(view: View, unit: str) -> list[str]:
+    """That guarantees of one unit say different things, where they do."""
+    rows = [row for row in view.record.rows if math.isfinite(epsilon_of(row, unit))]
+    kinds = {name: {(row.get(name) or {}).get(unit) for row in rows} for name in ("relation", "adversary")}
+    differing = [name for name, found in kinds.items() if len(found) > 1]
+    if not differing:
+        return []
+    what = " and ".join({"relation": "neighbouring relations", "adversary": "adversaries"}[name] for name in differing)
+    return [
+        f"Beware: ε for {OF[unit]} holds for different {what} in different settings. These promise different things: a "
+        "smaller ε is then not simply more private. Each run's own report states its guarantee whole."
+    ]
+
+
+def _projected(view: View) -> list[str]:
+    if not any(row.get("projected") for row in view.record.rows):
+        return []
+    return [
+        "ε for one client is projected: the noise of these simulations was rescaled to a larger, hypothetical cohort. "
+        "It is what that deployment would guarantee; the clients simulated here have no such guarantee."
     ]
 
 
