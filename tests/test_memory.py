@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import fedsim
+from fedsim import updates
 from fedsim.client import blocks, train_clients
 from fedsim.client_store import ClientStore
 from fedsim.errors import FedsimError
@@ -111,6 +112,24 @@ def test_a_block_that_does_not_fit_is_halved_and_the_numbers_stay(trainer, setti
     assert_same(whole, halved)
     for before, after in zip(*(store.read(np.arange(6)) if store else () for store in stores), strict=True):
         np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-6)
+
+
+def test_what_clients_keep_changes_only_once_all_is_there(federation, tmp_path, monkeypatch):
+    """The last that takes memory are copies of the reports, where the server needs each."""
+    settings = ("algorithm.name=scaffold", 'algorithm.aggregation={kind="median"}')
+    built = federation("engine.trainer=opacus", "engine.workers=1", *settings)
+    stores, rows = [store_of(built, tmp_path / name) for name in "ab"], updates._rows
+    job = replace(job_of(built), memory=np.full(built.sent_memory_size, 0.01, np.float32))
+
+    def copied(clients, *arguments):
+        if len(clients) > ROOM:
+            raise MemoryError
+        return rows(clients, *arguments)
+
+    whole = train_clients(built, job, stores[0])
+    monkeypatch.setattr("fedsim.updates._rows", copied)
+    assert_same(whole, train_clients(built, job, stores[1]))
+    np.testing.assert_allclose(*(store.read(np.arange(6)) for store in stores), rtol=1e-4, atol=1e-6)
 
 
 def test_a_pass_that_fails_half_way_leaves_nothing_behind(federation, monkeypatch):
