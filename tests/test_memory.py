@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 import fedsim
 from fedsim import updates
+from fedsim.cli import main
 from fedsim.client import blocks, train_clients
 from fedsim.client_store import ClientStore
 from fedsim.errors import FedsimError
@@ -231,6 +232,8 @@ import fedsim
 from fedsim.client import train_clients
 from fedsim.federation import build_federation
 from fedsim.messages import TrainJob
+from fedsim.native.build import NoNative
+from fedsim.training.native import NativeTrainer
 
 settings = ["engine.trainer=opacus", "engine.memory_gib=64", "population.clients=60", "model.name=mlp",
     "model.hidden=[512, 512]", "algorithm.name=fedavg", "algorithm.local.options.momentum=0.9",
@@ -246,6 +249,13 @@ sum_of(2)  # what is loaded at first use is there
 taken = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (1024 * taken + 250 * 2**20, -1))
 short, longest = sum_of(60), built.trainer.halving.longest
+try:
+    native = NativeTrainer(built.module, built.task, workers=500)  # each with memory of its own, some 5 MiB
+    native._model(True)
+except MemoryError as error:
+    print(error)
+except NoNative as error:
+    print("in the native trainer")  # there is none
 resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 enough = sum_of(60)
 assert built.trainer.halving.longest is None, "the limit was not what made it halve"
@@ -260,6 +270,32 @@ def test_memory_that_really_ends_gives_the_same_sum():
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
     assert done.returncode == 0, done.stderr
     assert "Out of memory with 60 clients in a block (" in done.stderr
-    longest, apart = done.stdout.split()
+    native, figures = done.stdout.splitlines()
+    assert native == "in the native trainer"
+    longest, apart = figures.split()
     assert 1 < int(longest) < 60
     assert float(apart) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("fedsim.data.digits.Digits.load", "numpy"),
+        ("fedsim.federation.Task.of", "torch"),
+        ("fedsim.server.evaluate", "cuda"),
+    ],
+)
+def test_memory_that_ends_anywhere_else_is_one_clear_error(where, error, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ERRORS[error]
+
+    (tmp_path / "x.toml").write_text(SMALL)
+    monkeypatch.setattr(where, fail)
+    monkeypatch.setattr(sys, "argv", ["fedsim", "run", str(tmp_path / "x.toml"), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("Out of memory (")
+    assert said.endswith("A run that had begun goes on with: fedsim resume RUN\n")
