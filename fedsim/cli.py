@@ -12,6 +12,7 @@ import typer
 
 from fedsim import cli_compare, cli_data, cli_deploy, cli_export, cli_plan, cli_sweep
 from fedsim.errors import BadInput, FedsimError
+from fedsim.interrupts import terminated_like_interrupted
 from fedsim.streams import reader_stopped, written_out
 from fedsim.versions import check_versions
 
@@ -189,7 +190,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point: one paragraph on standard error for what a person can mend, a traceback only with --debug."""
-    with written_out():
+    with written_out(), terminated_like_interrupted():
         _run_command("--debug" in sys.argv)
 
 

@@ -19,8 +19,9 @@ from fedsim.attacking import apart
 from fedsim.client_store import CarriedRows
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
+from fedsim.job_checks import check_job
 from fedsim.loading import parse_scenario
-from fedsim.messages import MalformedMessage, TrainJob, TrainReply, join_rows, pack_reply, unpack_job
+from fedsim.messages import TrainJob, TrainReply, join_rows, pack_reply, unpack_job
 from fedsim.population.population import Indices
 from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.privacy.keystream import Keystream
@@ -70,10 +71,10 @@ def _host_of(job: TrainJob) -> Hosted:
 def train_clients(federation: Federation, job: TrainJob, store: Store | None = None) -> TrainReply:
     """Train the job's clients block by block; reports are clipped, noised if local, weighted and summed as they come.
 
-    A report that is NaN or infinite counts as zero and as ``invalid``.
+    A report that is NaN or infinite counts as zero and as ``invalid``. Raises ``MalformedMessage`` before anything is
+    computed where the job is not one of this federation's.
     """
-    if not _fits(federation, job):
-        raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
+    check_job(federation, job)
     carried = CarriedRows(job.clients, job.state) if job.state.size else None
     store = carried or store
     if federation.state_size and store is None:
@@ -99,12 +100,6 @@ def train_clients(federation: Federation, job: TrainJob, store: Store | None = N
     values = total.total.cpu().numpy()
     state = carried.rows if carried else None
     return TrainReply(values, total.weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole, state=state)
-
-
-def _fits(federation: Federation, job: TrainJob) -> bool:
-    sizes = (len(job.params), len(job.memory)) == (federation.sent_model_size, federation.sent_memory_size)
-    state = job.state.shape in ((0, 0), (len(job.clients), federation.state_size))
-    return sizes and state and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
 
 
 def _side_by_side(

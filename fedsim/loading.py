@@ -54,7 +54,7 @@ def parse_scenario(text: str, name: str, overrides: Iterable[str] = (), where: s
     """A scenario from TOML text; ``name`` is used where the text does not give one."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ScenarioError(where, [f"not valid TOML: {error}"]) from error
     if "sweep" in raw:
         raise BadInput(f"{where} is a sweep, not a scenario; run it with: fedsim sweep {where}")

@@ -44,10 +44,13 @@ def connected(engine: EngineSettings) -> Iterator[None]:
         import ray
 
         if not ray.is_initialized():  # else by the program that called us, which also stops it
-            stack.callback(_restore_sigterm, signal.getsignal(signal.SIGTERM))
+            handler = signal.getsignal(signal.SIGTERM)
+            stack.callback(_restore_sigterm, handler)
             options = _join(engine.address) if engine.address is not None else _start(engine, stack)
             stack.callback(_quietly, ray.shutdown)
             _connect(engine, options)
+            if callable(handler):  # whoever asked to be told of SIGTERM still is; else Ray ends what it started
+                _restore_sigterm(handler)
         yield
 
 
