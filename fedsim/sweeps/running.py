@@ -8,8 +8,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,11 @@ from fedsim.errors import BadInput, FedsimError
 from fedsim.evaluation import assess
 from fedsim.federation import build_federation
 from fedsim.jsonable import jsonable
+from fedsim.paths import dated
 from fedsim.sweeps.objectives import COSTS
 from fedsim.sweeps.outcome import outcome
 from fedsim.sweeps.record import SweepDirectory, unbegun
+from fedsim.sweeps.result import SweepResult
 from fedsim.sweeps.runner import Runner, Watcher, resolved
 from fedsim.sweeps.search import PROPOSERS, grid, random_values
 from fedsim.sweeps.settings import Sweep, load_sweep
@@ -32,20 +33,6 @@ class Stopped(FedsimError):
     """A sweep was stopped by the user; it can be resumed."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep: its directory, its ``sweep.json`` as a dict, and a line for every run."""
-
-    directory: Path
-    summary: Json
-    rows: list[Json]
-
-    @property
-    def exit_code(self) -> int:
-        """What ``fedsim sweep`` exits with: 1 where every run failed."""
-        return int(all(row["status"] == "failed" for row in self.rows))
 
 
 def sweep(
@@ -101,7 +88,7 @@ def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) 
     if begun:
         raise BadInput(f"The sweep's directory {out} exists already; name another, or use --resume.")
     plan = _prepared(wanted)
-    path = out if out is not None else Path("sweeps") / f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path = out if out is not None else next(path for path in dated(f"sweeps/{plan.name}") if not path.exists())
     return SweepDirectory.create(path, plan), plan
 
 
