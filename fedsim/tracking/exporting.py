@@ -27,9 +27,7 @@ def export(run: str | Path, to: str, out: str | Path | None = None) -> Path:
         raise BadInput(f"--to {to}: must be one of {', '.join(EXPORTS)}.")
     swept = not (path / "summary.json").exists() and any((path / name).exists() for name in SWEPT)
     if swept and to not in TABLES:
-        raise BadInput(
-            f"--to {to}: {path} is a sweep, whose table is written as {' or '.join(TABLES)}; export its runs."
-        )
+        raise BadInput(f"--to {to}: {path} is a sweep; export it to {' or '.join(TABLES)}, or one of its runs.")
     if not swept and not (path / "summary.json").exists():
         raise BadInput(f"{path} has no summary.json, so there is nothing to export; is it a finished run?")
     if (path / "fold-1").is_dir():
