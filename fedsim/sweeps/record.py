@@ -83,12 +83,13 @@ class SweepDirectory:
         self.write("trials.jsonl", "".join(json.dumps(row) + "\n" for row in kept))
 
     def write(self, name: str, text: str) -> None:
-        """Write a whole file or nothing."""
+        """Write a whole file, durably, or nothing."""
         with self._whole_or_error():
             write_whole(self.path / name, text.encode())
 
     @contextlib.contextmanager
     def _whole_or_error(self) -> Iterator[None]:
+        """Say what to do where nothing can be written, as on a full disk."""
         try:
             yield
         except OSError as error:
