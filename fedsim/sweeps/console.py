@@ -11,8 +11,8 @@ from rich.progress import Progress, TextColumn
 
 from fedsim.console import progress_line
 from fedsim.sweeps.objectives import value_of
+from fedsim.sweeps.result import SweepResult
 from fedsim.sweeps.runner import Watcher
-from fedsim.sweeps.running import SweepResult
 from fedsim.sweeps.trials import Task
 
 Json = dict[str, Any]
@@ -65,17 +65,22 @@ def watch(quiet: bool) -> Iterator[Watcher]:
 
 def print_sweep(result: SweepResult) -> None:
     """A line for each setting with means and 95 % intervals, the best of them marked, and where the report lies."""
+    print(sweep_text(result))
+
+
+def sweep_text(result: SweepResult) -> str:
+    """What is printed of a sweep, which is also how it shows itself."""
     summary = result.summary
     counts = ", ".join(f"{number} {status}" for status, number in summary["counts"].items())
-    print(f"{summary['name']}: {counts} (mean and 95 % t interval over {len(summary['seeds'])} seeds)")
+    lines = [f"{summary['name']}: {counts} (mean and 95 % t interval over {len(summary['seeds'])} seeds)"]
     for setting in summary["settings"][:MOST_ROWS]:
         mark = "*" if setting["trial"] in summary["best"] else " "
         values = ", ".join(f"{key} = {json.dumps(value)}" for key, value in setting["values"].items())
-        print(f"{mark} {setting['trial']:>4}  {_measured(setting)}  {values}")
+        lines.append(f"{mark} {setting['trial']:>4}  {_measured(setting)}  {values}")
     if len(summary["settings"]) > MOST_ROWS:
-        print(f"  ... and {len(summary['settings']) - MOST_ROWS} more, in table.json")
+        lines.append(f"  ... and {len(summary['settings']) - MOST_ROWS} more, in table.json")
     name = "frontier.html" if (result.directory / "frontier.html").exists() else "table.json"
-    print(f"{'report' if name.endswith('html') else 'table'}: {result.directory / name}")
+    return "\n".join([*lines, f"{'report' if name.endswith('html') else 'table'}: {result.directory / name}"])
 
 
 def _measured(setting: Json) -> str:
@@ -94,4 +99,5 @@ def _interval(value: Json | None) -> str:
     mean = value["mean"]
     if value["low"] is None:
         return f"{mean:.4f}" if isinstance(mean, float) else str(mean)
-    return f"{mean:.4f} ± {value['high'] - mean:.4f}"
+    half = f"{value['high'] - mean:.4f}"
+    return f"{mean:.4f}" + (f" ± {half}" if float(half) else "")

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fedsim.paths import dated
 from fedsim.sweeps.objectives import COSTS
 from fedsim.sweeps.outcome import outcome
 from fedsim.sweeps.record import SweepDirectory, unbegun
+from fedsim.sweeps.result import SweepResult
 from fedsim.sweeps.runner import Runner, Watcher, resolved
 from fedsim.sweeps.search import PROPOSERS, grid, random_values
 from fedsim.sweeps.settings import Sweep, load_sweep
@@ -32,20 +33,6 @@ class Stopped(FedsimError):
     """A sweep was stopped by the user; it can be resumed."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep: its directory, its ``sweep.json`` as a dict, and a line for every run."""
-
-    directory: Path
-    summary: Json
-    rows: list[Json]
-
-    @property
-    def exit_code(self) -> int:
-        """What ``fedsim sweep`` exits with: 1 where every run failed."""
-        return int(all(row["status"] == "failed" for row in self.rows))
 
 
 def sweep(
