@@ -242,7 +242,8 @@ def _unexpected(error: Exception) -> str:
     from fedsim.memory import ADVICE, in_words, ran_out
 
     if ran_out(error):
-        return f"Out of memory ({in_words(error)}). {ADVICE} A run that had begun goes on with: fedsim resume RUN"
+        advice = f"{ADVICE} Less data takes less, too. A run that had begun goes on with: fedsim resume RUN"
+        return f"Out of memory ({in_words(error)}). {advice}"
     return f"Something unexpected went wrong ({type(error).__name__}): {error}. Run again with --debug."
 
 

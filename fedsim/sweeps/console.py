@@ -11,8 +11,8 @@ from rich.progress import Progress, TextColumn
 
 from fedsim.console import progress_line
 from fedsim.sweeps.objectives import FINAL, value_of
+from fedsim.sweeps.result import SweepResult
 from fedsim.sweeps.runner import Watcher
-from fedsim.sweeps.running import SweepResult
 from fedsim.sweeps.trials import Task, Trial
 
 Json = dict[str, Any]
@@ -75,18 +75,23 @@ def watch(quiet: bool) -> Iterator[Watcher]:
 
 def print_sweep(result: SweepResult) -> None:
     """A line for each setting with means and 95 % intervals, the best of them marked, and where the report lies."""
+    print(sweep_text(result))
+
+
+def sweep_text(result: SweepResult) -> str:
+    """What is printed of a sweep, which is also how it shows itself."""
     summary = result.summary
     counts = ", ".join(f"{number} {status}" for status, number in summary["counts"].items())
-    print(f"{summary['name']}: {counts} ({_intervals(len(summary['seeds']))})")
+    lines = [f"{summary['name']}: {counts} ({_intervals(len(summary['seeds']))})"]
     for setting in summary["settings"][:MOST_ROWS]:
         mark = "*" if setting["trial"] in summary["best"] else " "
         notes = "".join(f" [{note}]" for note in _remarks(setting, summary["baselines"]["trivial"]))
-        print(f"{mark} {setting['trial']:>4}  {_measured(setting)}{notes}  {_values(setting['values'])}")
+        lines.append(f"{mark} {setting['trial']:>4}  {_measured(setting)}{notes}  {_values(setting['values'])}")
     if len(summary["settings"]) > MOST_ROWS:
-        print(f"  ... and {len(summary['settings']) - MOST_ROWS} more, in table.json")
-    print("\n".join([*_best(summary), *_looking(summary)]))
+        lines.append(f"  ... and {len(summary['settings']) - MOST_ROWS} more, in table.json")
+    lines += [*_best(summary), *_looking(summary)]
     name = "frontier.html" if (result.directory / "frontier.html").exists() else "table.json"
-    print(f"{'report' if name.endswith('html') else 'table'}: {result.directory / name}")
+    return "\n".join([*lines, f"{'report' if name.endswith('html') else 'table'}: {result.directory / name}"])
 
 
 def _intervals(seeds: int) -> str:
@@ -166,4 +171,5 @@ def _interval(value: Json | None) -> str:
     mean = value["mean"]
     if value["low"] is None or value["high"] - mean < LEAST_SHOWN:
         return f"{mean:.4f}" if isinstance(mean, float) else str(mean)
-    return f"{mean:.4f} ± {value['high'] - mean:.4f}"
+    half = f"{value['high'] - mean:.4f}"
+    return f"{mean:.4f}" + (f" ± {half}" if float(half) else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from fedsim.paths import dated
 from fedsim.sweeps.outcome import outcome
 from fedsim.sweeps.preparing import cores, prepared
 from fedsim.sweeps.record import SweepDirectory, unbegun
+from fedsim.sweeps.result import SweepResult
 from fedsim.sweeps.runner import Runner, Watcher
 from fedsim.sweeps.search import PROPOSERS
 from fedsim.sweeps.settings import Sweep, load_sweep
@@ -26,20 +27,6 @@ class Stopped(FedsimError):
     """A sweep was stopped by the user; it can be resumed."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep: its directory, its ``sweep.json`` as a dict, and a line for every run."""
-
-    directory: Path
-    summary: Json
-    rows: list[Json]
-
-    @property
-    def exit_code(self) -> int:
-        """What ``fedsim sweep`` exits with: 1 where a run failed, as ``make -k`` and test runners do."""
-        return int(any(row["status"] == "failed" for row in self.rows))
 
 
 def sweep(

@@ -41,6 +41,12 @@ def write_frontier(view: View) -> Path:
     return report
 
 
+def frontier_panels(directory: Path) -> list[Panel]:
+    """The figures against epsilon from a sweep's record; where no setting is private, against whatever else varies."""
+    view = view_of(read_sweep(Path(directory)))
+    return _frontiers(view) or [axis_panel(view, axis) for axis in axes_of([each.setting for each in view.scored])]
+
+
 def render(view: View) -> str:
     """The report as one HTML document; everything from the record is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined

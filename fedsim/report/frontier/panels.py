@@ -52,7 +52,7 @@ def epsilon_panel(view: View, unit: str) -> Panel | None:
         axes.set_xscale("log")
         baselines(axes, view.baselines, shown)
         marks.paint(axes, shown, place)
-        _epsilon_ticks(axes, finite, beyond if unguarded else None)
+        epsilon_ticks(axes, finite, beyond if unguarded else None)
         axes.set_xlabel(f"ε for {OF[unit]} (no unit, log scale)")
         axes.set_ylabel(metric_label(view.metric))
         figure.legend(loc="outside upper left", ncols=2, handletextpad=0.4, columnspacing=1.0)
@@ -86,7 +86,7 @@ def _caption(view: View, unguarded: bool) -> str:
     )
 
 
-def _epsilon_ticks(axes: "Axes", finite: Sequence[float], beyond: float | None) -> None:
+def epsilon_ticks(axes: "Axes", finite: Sequence[float], beyond: float | None) -> None:
     """The values themselves where they are few, else round numbers; the place of infinity behind a line of its own."""
     low, high = min(finite), max(finite)
     ticks = sorted({float(f"{value:.2g}") for value in finite})
