@@ -61,7 +61,7 @@ def test_commands_need_no_network_and_try_none(tmp_path):
         ["plan", "--rate", "0.1", "--noise", "1.1", "--steps", "10", "--delta", "1e-5"],
         ["export", "lauf ä", "--to", "csv"],
         ["sweep", "ein Sweep.toml", "--out", "sweep"],
-        ["compare", "lauf ä", "sweep/runs/0000-s0"],
+        ["compare", "lauf ä", "sweep/runs/t0000-s0"],
     ]
     bare = {"PWD": str(folder), "HOME": None, "XDG_CACHE_HOME": None, "LC_ALL": "C", "LANG": "C", "TERM": "dumb"}
     # Matplotlib's list of fonts takes seconds to make, so this process' is used.
