@@ -73,6 +73,10 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'fedsim' has no attribute {name!r}")
     from importlib import import_module
 
+    if _HOMES[name] != "fedsim.errors":
+        from fedsim.versions import check_versions
+
+        check_versions()
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -12,6 +12,9 @@ import typer
 
 from fedsim import cli_compare, cli_data, cli_deploy, cli_export, cli_plan, cli_sweep
 from fedsim.errors import BadInput, FedsimError
+from fedsim.interrupts import terminated_like_interrupted
+from fedsim.streams import reader_stopped, written_out
+from fedsim.versions import check_versions
 
 if TYPE_CHECKING:
     from fedsim.result import Result
@@ -187,8 +190,14 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Entry point: one paragraph on standard error for what a person can mend, a traceback only with --debug."""
-    debug = "--debug" in sys.argv
+    with written_out(), terminated_like_interrupted():
+        _run_command("--debug" in sys.argv)
+
+
+def _run_command(debug: bool) -> None:
     try:
+        _check_folder()
+        check_versions()
         # Outside its standalone mode, click returns the exit code of an interrupt or of --help instead of raising.
         code = app(standalone_mode=False)
         if code == INTERRUPTED:
@@ -198,10 +207,28 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("Stopped.", INTERRUPTED, debug)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_stopped():
+            raise
         if type(error).__module__.startswith("click") or isinstance(error, typer.BadParameter):
             shown = error.format_message() if hasattr(error, "format_message") else str(error)
             _fail(shown, 2, debug)
-        _fail(f"Something unexpected went wrong ({type(error).__name__}): {error}. Run again with --debug.", 1, debug)
+        _fail(_unexpected(error), 1, debug)
+
+
+def _check_folder() -> None:
+    """Libraries end the whole process, without a word that helps, where the folder they start in was removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise BadInput("The folder that this was started in does not exist any more; change to another one.") from error
+
+
+def _unexpected(error: Exception) -> str:
+    from fedsim.memory import ADVICE, in_words, ran_out
+
+    if ran_out(error):
+        return f"Out of memory ({in_words(error)}). {ADVICE} A run that had begun goes on with: fedsim resume RUN"
+    return f"Something unexpected went wrong ({type(error).__name__}): {error}. Run again with --debug."
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

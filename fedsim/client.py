@@ -20,8 +20,9 @@ from fedsim.attacking import apart
 from fedsim.client_store import CarriedRows
 from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
+from fedsim.job_checks import check_job
 from fedsim.loading import parse_scenario
-from fedsim.messages import MalformedMessage, TrainJob, TrainReply, join_rows, pack_reply, unpack_job
+from fedsim.messages import TrainJob, TrainReply, join_rows, pack_reply, unpack_job
 from fedsim.population.population import Indices
 from fedsim.privacy.clip_settings import PerLayerClip
 from fedsim.privacy.keystream import Keystream
@@ -71,10 +72,10 @@ def _host_of(job: TrainJob) -> Hosted:
 def train_clients(federation: Federation, job: TrainJob, store: Store | None = None) -> TrainReply:
     """Train the job's clients block by block; reports are clipped, noised if local, weighted and summed as they come.
 
-    A report that is NaN or infinite counts as zero and as ``invalid``.
+    A report that is NaN or infinite counts as zero and as ``invalid``. Raises ``MalformedMessage`` before anything is
+    computed where the job is not one of this federation's.
     """
-    if not _fits(federation, job):
-        raise MalformedMessage("the job's parameters or client ids do not belong to this scenario")
+    check_job(federation, job)
     carried = CarriedRows(job.clients, job.state) if job.state.size else None
     store = carried or store
     if federation.state_size and store is None:
@@ -87,9 +88,16 @@ def train_clients(federation: Federation, job: TrainJob, store: Store | None = N
     shared = sums.updates.total if federation.trainer.parallel_blocks == 1 else None
 
     def train(block: Indices) -> BlockReply:
-        return train_one_block(federation, job, block_work(federation, job, block, keystream), store, shared)
+        total = shared.clone() if shared is not None else None
+        reply = train_one_block(federation, job, block_work(federation, job, block, keystream), store, total)
+        if shared is not None:  # last: where memory runs out before, nothing was added, and these train again
+            reply.updates.total = shared.copy_(reply.updates.total)
+        return reply
 
-    for part in _side_by_side(federation, train, blocks(federation, job.clients)):
+    def within_memory(block: Indices) -> BlockReply:
+        return federation.trainer.halving.run(train, block, divisible=not apart(federation, block)[1])
+
+    for part in _side_by_side(federation, within_memory, blocks(federation, job.clients)):
         sums.add(part)
     if federation.plan.client is not None and not federation.plan.trusts_the_server:
         sums.invalid = 0  # local privacy covers the update alone: whether it was NaN stays with the client
@@ -100,12 +108,6 @@ def train_clients(federation: Federation, job: TrainJob, store: Store | None = N
     values = total.total.cpu().numpy()
     state = carried.rows if carried else None
     return TrainReply(values, weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole, state=state)
-
-
-def _fits(federation: Federation, job: TrainJob) -> bool:
-    sizes = (len(job.params), len(job.memory)) == (federation.sent_model_size, federation.sent_memory_size)
-    state = job.state.shape in ((0, 0), (len(job.clients), federation.state_size))
-    return sizes and state and bool(((job.clients >= 0) & (job.clients < len(federation.population))).all())
 
 
 def _side_by_side(
@@ -197,6 +199,7 @@ def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     per_client = trainer.bytes_per_client(local.batch_size, private) + beyond
     fitting = int(federation.scenario.engine.memory_gib * 2**30 / per_client / threads)
     length = max(1, min(fitting, trainer.block_length(len(clients), threads, local.batch_size, private)))
+    length = trainer.halving.length(length)
     clients, whole = apart(federation, clients)
     by_size = clients[np.argsort(-federation.population.sizes[clients], kind="stable")]
     return whole + [by_size[start : start + length] for start in range(0, len(by_size), length)]

@@ -1,9 +1,11 @@
-"""What clients keep from round to round: a row each in a memory-mapped file, of which only the cohort's are touched."""
+"""What clients keep from round to round: a row each in one file, of which only the cohort's are touched."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.errors import FedsimError
+from fedsim.durable import append_whole, put, sync_folder
+from fedsim.errors import FedsimError, StorageFailed
 
 Ids = NDArray[np.int64]
 Rows = NDArray[np.float32]
@@ -47,33 +50,39 @@ class ClientStore:
     def __init__(self, folder: Path, clients: int, size: int) -> None:
         self.size = size
         self._folder, self._lock = folder, threading.Lock()
-        try:
+        file = folder / "rows.f32"
+        with self._whole_or_error("opened"):
             folder.mkdir(exist_ok=True)
-            file = folder / "rows.f32"
-            with open(file, "ab") as rows:
-                if rows.tell() not in (0, 4 * clients * size):
-                    raise OSError(f"{file.name} has {rows.tell()} bytes, not {4 * clients * size}")
-                rows.truncate(4 * clients * size)
-            self._rows: Rows = np.memmap(file, np.float32, "r+", shape=(clients, size))
-        except (OSError, ValueError) as error:
-            raise FedsimError(f"The clients' state in {folder} cannot be opened: {error}.") from error
+            # Not memory-mapped: where a disk is full, a mapping ends the process instead of raising an error.
+            self._file = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+            weakref.finalize(self, os.close, self._file)
+            if (found := os.fstat(self._file).st_size) not in (0, 4 * clients * size):
+                raise OSError(0, f"{file.name} has {found} bytes, not {4 * clients * size}")
+            os.truncate(self._file, 4 * clients * size)
+            sync_folder(folder)
 
     def read(self, clients: Ids) -> Rows:
         """A copy of these clients' rows ``[n, size]``."""
-        return np.asarray(self._rows[clients])
+        rows = np.empty((len(clients), self.size), np.float32)
+        with self._whole_or_error("read"):
+            for row, client in zip(rows, clients.tolist(), strict=True):
+                if os.preadv(self._file, [row.data], 4 * self.size * client) != row.nbytes:
+                    raise OSError(0, f"rows.f32 ends before client {client}'s row; something else changed it")
+        return rows
 
     def write(self, round_: int, clients: Ids, rows: Rows) -> None:
         """Replace these clients' rows in a round; what they held is saved first."""
-        with self._lock:
+        with self._lock, self._whole_or_error("written"):
             self._save(round_, clients)
-            self._rows[clients] = rows
+            self._put(clients, rows)
 
     def keep(self, round_: int) -> None:
         """Make a round's rows durable, and forget how to undo all rounds before the one before it."""
-        self._rows.flush()  # type: ignore[attr-defined]
-        for number, file in self._logs():
-            if number < round_ - 1:
-                file.unlink()
+        with self._whole_or_error("written"):
+            os.fsync(self._file)
+            for number, file in self._logs():
+                if number < round_ - 1:
+                    file.unlink()
 
     def rewind(self, round_: int) -> None:
         """Undo what rounds after this one wrote; raises ``FedsimError`` where that is forgotten for some of them."""
@@ -83,21 +92,22 @@ class ClientStore:
                 f"The clients' state in {self._folder} is that of round {logs[-1][0]}, and no checkpoint goes with it: "
                 "the run cannot be resumed. Run the scenario again."
             )
-        for number, file in reversed(logs):
-            if number <= round_:
-                continue
-            for clients, rows in reversed(list(self._entries(file.read_bytes()))):
-                self._rows[clients] = rows
-            self._rows.flush()  # type: ignore[attr-defined]
-            file.unlink()
+        with self._whole_or_error("written"):
+            for file in [file for number, file in reversed(logs) if number > round_]:
+                for clients, rows in reversed(list(self._entries(file.read_bytes()))):
+                    self._put(clients, rows)
+                os.fsync(self._file)
+                file.unlink()
+
+    def _put(self, clients: Ids, rows: Rows) -> None:
+        for client, row in zip(clients.tolist(), np.ascontiguousarray(rows, np.float32), strict=True):
+            put(self._file, row.data, 4 * self.size * client)
 
     def _save(self, round_: int, clients: Ids) -> None:
         data = clients.astype("<i8").tobytes() + self.read(clients).tobytes()
         head = np.array([len(clients), zlib.crc32(data)], "<i8").tobytes()
-        with open(self._folder / f"undo-{round_:08d}.bin", "ab") as log:
-            log.write(head + data)
-            log.flush()
-            os.fsync(log.fileno())
+        log = self._folder / f"undo-{round_:08d}.bin"
+        append_whole(log, head + data, log.stat().st_size if log.exists() else 0)
 
     def _entries(self, data: bytes) -> Iterator[tuple[Ids, Rows]]:
         """What was saved, up to an entry that was torn: its rows had not been written yet."""
@@ -114,3 +124,10 @@ class ClientStore:
 
     def _logs(self) -> list[tuple[int, Path]]:
         return [(int(file.stem.removeprefix("undo-")), file) for file in sorted(self._folder.glob("undo-*.bin"))]
+
+    @contextlib.contextmanager
+    def _whole_or_error(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageFailed(f"The clients' state in {self._folder} cannot be {what}: {error.strerror}.") from error

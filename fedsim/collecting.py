@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from flwr.app import Message
 
 from fedsim.aggregation import WeightedSum
 from fedsim.attacking import hostile_alone
+from fedsim.decoding import printable
 from fedsim.errors import FedsimError
 from fedsim.federation import Federation
-from fedsim.messages import MalformedMessage, Rows, TrainJob, TrainReply, unpack_reply
-from fedsim.privacy.events import Event
+from fedsim.messages import REJECTED, MalformedMessage, Rows, TrainJob, TrainReply
+from fedsim.record import Progress
+from fedsim.replies import read_reply
 
 if TYPE_CHECKING:
     from fedsim.server import Session
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 class Collected:
     """A round's replies added up: reports, how many clients dropped out, invalid reports, and centred counts.
 
-    ``rows`` are the reports one by one, where the server needs every one; ``job`` is one of those that were answered.
+    ``rows`` are the reports one by one, where the server needs every one; ``job`` is one of those that were sent;
+    ``rejected`` counts replies that cannot be right, whose clients dropped out unless their node had another.
     """
 
     updates: WeightedSum
@@ -33,6 +36,7 @@ class Collected:
     job: TrainJob | None = None
     rows: list[Rows] = field(default_factory=list)
     invalid: int = 0
+    rejected: int = 0
     example_count: float = 0.0
     client_count: float = 0.0
 
@@ -55,42 +59,33 @@ class Collected:
         self.example_count += reply.example_count
         self.client_count += reply.client_count
 
+    def count(self, progress: Progress) -> None:
+        """Add what was wrong in the round to what was wrong in the run."""
+        progress.invalid_updates += self.invalid
+        progress.rejected += self.rejected
+
 
 def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collected:
     """Sum the nodes' replies.
 
-    A client that drops out is a zero vector: its share of the privacy is spent all the same. Raises ``FedsimError`` if
-    every node failed, or if a node's noise does not match what the ledger was charged.
+    A client that drops out is a zero vector: its share of the privacy is spent all the same. So is a client whose
+    node's reply is rejected. Raises ``FedsimError`` if no node is left.
     """
-    federation, failure, waiting = session.federation, "", dict(jobs)
-    size = federation.report_size
+    federation, heard = session.federation, Heard()
     sums = Collected(
         WeightedSum(federation.sum_size, federation.device),
         sum(len(job.clients) for job in jobs.values()),
         next(iter(jobs.values()), None),
     )
-    # In the order of the nodes, so that the sum's rounding does not depend on which answers first.
-    for message in sorted(replies, key=lambda message: message.metadata.src_node_id):
-        job = waiting.pop(message.metadata.src_node_id, None)
-        if job is None:
-            failure = "a node answered twice, or without being asked"
-            continue
-        try:
-            reply = unpack_reply(_content(message), size, job.clients, federation.stacks)
-            _check_length(session, reply)
-            _check_state(session, job, reply)
-        except MalformedMessage as error:
-            failure = str(error)
-            continue
-        if reply.events != charged_events(federation, job):
-            raise FedsimError(
-                "A node's privacy noise does not match what the ledger was charged for it; the run stops."
-            )
+    for job, reply in heard.good(federation, jobs, replies):
         if session.store is not None and reply.state is not None:
             session.store.write(job.round, job.clients, reply.state)
         sums.add(reply)
+    sums.rejected, failure = heard.rejected, heard.failure
     if sums.asked and sums.dropped == sums.asked:
-        raise FedsimError(f"No node answered in this round. The last reason: {failure or 'no reply'}")
+        # A client's traceback is for --debug; its last line says what went wrong.
+        reason = (failure.strip() or "no reply").splitlines()[-1]
+        raise FedsimError(f"No node answered in this round. The last reason: {reason}") from RuntimeError(failure)
     protected = federation.plan.client is not None
     if sums.asked and sums.invalid == sums.asked and not protected and not hostile_alone(federation, jobs.values()):
         round_ = session.progress.round + 1
@@ -100,46 +95,44 @@ def collect(session: Session, jobs: dict[int, TrainJob], replies: Any) -> Collec
     return sums
 
 
-def remember(session: Session, jobs: dict[int, TrainJob], replies: Any) -> None:
-    """Keep what the jobs' clients remember, of replies that otherwise count as not arrived."""
-    federation = session.federation
-    for message in replies:
-        job = jobs[message.metadata.src_node_id]
-        if session.store is None or message.has_error():
-            continue
-        reply = unpack_reply(message, federation.report_size, job.clients, federation.stacks)
-        _check_state(session, job, reply)
-        if reply.state is not None:
+def remember(session: Session, jobs: dict[int, TrainJob], replies: Any) -> int:
+    """Keep what the jobs' clients remember, of replies that otherwise count as not arrived; how many are rejected."""
+    heard = Heard()
+    for job, reply in heard.good(session.federation, jobs, replies):
+        if session.store is not None and reply.state is not None:
             session.store.write(job.round, job.clients, reply.state)
+    return heard.rejected
 
 
-def _check_length(session: Session, reply: TrainReply) -> None:
-    """A sum of clipped updates cannot be longer than the clip norm for each; only a broken node would send that."""
-    if session.federation.plan.trusts_the_server:
-        longest = reply.clients * session.clip_norms["client"]
-        if float(np.linalg.norm(reply.total)) > longest * (1 + 1e-6):
-            raise MalformedMessage(f"the sum of {reply.clients} clipped updates is longer than {longest:g}")
+@dataclass
+class Heard:
+    """What came in answer to a round's jobs: how many replies were rejected, and why the last that failed did."""
 
+    rejected: int = 0
+    failure: str = ""
 
-def _check_state(session: Session, job: TrainJob, reply: TrainReply) -> None:
-    """What clients keep comes back from where it was sent to, and only from there."""
-    given = None if reply.state is None else reply.state.shape
-    expected = (len(job.clients), session.federation.state_size) if job.state.size else None
-    if given != expected:
-        raise MalformedMessage(f"what clients keep has shape {given}; {expected} is expected")
+    def good(
+        self, federation: Federation, jobs: dict[int, TrainJob], replies: Any
+    ) -> Iterator[tuple[TrainJob, TrainReply]]:
+        """Each job with the first good reply of its node; what else comes is rejected, and its node may yet answer."""
+        waiting = dict(jobs)
+        # In the order of the nodes, so that the sum's rounding does not depend on which answers first.
+        for message in sorted(replies, key=lambda message: message.metadata.src_node_id):
+            node = message.metadata.src_node_id
+            try:
+                if node not in waiting:
+                    raise MalformedMessage("a node answered twice, or without being asked")
+                reply = read_reply(federation, waiting[node], message)
+            except MalformedMessage as error:
+                self._note(node, message, str(error))
+                continue
+            yield waiting.pop(node), reply
 
-
-def _content(message: Message) -> Message:
-    if message.has_error():
-        raise MalformedMessage(message.error.reason or f"error {message.error.code}")
-    return message
-
-
-def charged_events(federation: Federation, job: TrainJob) -> Counter[Event]:
-    """The events of the noise that the job's clients add themselves."""
-    events: Counter[Event] = Counter()
-    for charge in federation.plan.charges(job.round, job.clients):
-        if charge.unit == "example" or not federation.plan.trusts_the_server:
-            assert charge.clients is not None
-            events[charge.event] += charge.count * len(charge.clients)
-    return events
+    def _note(self, node: int, message: Message, reason: str) -> None:
+        """An error says that there is no answer, unless it stands for one that the engine rejected and told of."""
+        self.failure = reason
+        if message.has_error():
+            self.rejected += message.error.code == REJECTED
+        else:
+            self.rejected += 1
+            logging.getLogger("fedsim").warning("A reply of node %d is rejected: %s", node, printable(reason))

@@ -122,6 +122,8 @@ def _result_lines(result: Result) -> Iterator[str]:
     found = summary.get("deliveries") or {}
     if found.get("dropped"):
         yield f"dropped out: {found['dropped']:,} of {found['asked']:,} that were asked"
+    if found.get("rejected"):
+        yield f"rejected: {found['rejected']:,} replies that cannot be right; their clients count as dropped out"
     yield f"time: {summary['seconds']['total']:.1f} s, of which {summary['seconds']['setup']:.1f} s set-up"
     if "simulated" in summary["seconds"]:
         yield f"simulated time: {duration(summary['seconds']['simulated'])}"

@@ -54,6 +54,7 @@ def deliveries(progress: Progress) -> dict[str, int]:
         "absent": progress.absent,
         "surplus": progress.surplus,
         "forgot": progress.forgot,
+        "rejected": progress.rejected,
     }
 
 

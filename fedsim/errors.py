@@ -17,3 +17,7 @@ class BudgetExhausted(FedsimError):
     """The next round would spend more privacy than the budget allows; nothing of it was released."""
 
     exit_code = 3
+
+
+class StorageFailed(FedsimError):
+    """What clients keep from round to round cannot be read or written; not the fault of the client that asked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from fedsim.attacking import spread
@@ -27,7 +28,8 @@ def exchange(session: Session, grid: Grid, outing: Outing) -> Collected:
     if store is not None and len(outing.silent):
         unheard = make_jobs(session, grid, outing.round, outing.silent)
         # They train and remember it, but what they report does not arrive.
-        remember(session, unheard, grid.send_and_receive([pack_job(job, node) for node, job in unheard.items()]))
+        messages = [pack_job(job, node) for node, job in unheard.items()]
+        sums.rejected += remember(session, unheard, grid.send_and_receive(messages))
     if session.waiting is not None:
         session.waiting.add(outing.answering, sums.rows, session.server.params)
     return sums
@@ -44,8 +46,9 @@ def make_jobs(session: Session, grid: Grid, round_: int, cohort: Ids) -> dict[in
     common = (params, rate, dict(session.clip_norms), sent)
     homes = getattr(grid, "homes", None)  # an engine whose clients live at nodes of their own says where
     parts = homes(cohort) if homes else zip(nodes, spread(session.federation, cohort, max(1, len(nodes))), strict=False)
+    nothing = np.zeros((0, 0), np.float32)
     return {
-        node: TrainJob(round_, text, scenario.digest, part, *common, *([store.read(part)] if store else []))
+        node: TrainJob(round_, text, scenario.digest, part, *common, store.read(part) if store else nothing)
         for node, part in parts
         if len(part)
     }

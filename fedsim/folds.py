@@ -160,7 +160,7 @@ def _fold(number: int, summary: dict[str, Any]) -> dict[str, Any]:
 def _privacy(scenario: Scenario, path: Path, together: Federation, folds: int) -> list[dict[str, Any]]:
     """The statement of every unit, over the events of all folds: one ledger, written beside the summary, holds them."""
     file = path / "ledger.db"
-    file.unlink(missing_ok=True)
+    Ledger.remove(file)
     ledger = Ledger(file, together.population.digest(), len(together.population), run="")
     for number in range(1, folds + 1):
         ledger.absorb(path / f"fold-{number}" / "ledger.db")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from fedsim.errors import BadInput
+from fedsim.extras import missing
 
 
 def frame(rows: Sequence[dict[str, Any]]) -> Any:
@@ -14,7 +14,7 @@ def frame(rows: Sequence[dict[str, Any]]) -> Any:
     try:
         import pandas
     except ImportError as error:
-        raise BadInput("to_frame() needs pandas: pip install 'fedsim[tracking]'") from error
+        raise missing("to_frame()", "pandas", "tracking") from error
     return pandas.DataFrame([{name: numeric(value) for name, value in row.items()} for row in rows])
 
 

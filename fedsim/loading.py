@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from fedsim.checks import check_combinations
 from fedsim.checks_raw import certain_problems, without_attack
 from fedsim.errors import BadInput
+from fedsim.paths import name_of
 from fedsim.problem_texts import dotted, must_be_table, nearest, show
 from fedsim.scenario import Scenario
 from fedsim.settings import CUSTOM
@@ -46,14 +47,14 @@ def load_scenario(source: str | Path, overrides: Iterable[str] = ()) -> Scenario
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise BadInput(f"The scenario file {path} cannot be read: {reason}.") from error
-    return parse_scenario(text, path.stem, overrides, where=str(path))
+    return parse_scenario(text, name_of(path), overrides, where=str(path))
 
 
 def parse_scenario(text: str, name: str, overrides: Iterable[str] = (), where: str = "scenario") -> Scenario:
     """A scenario from TOML text; ``name`` is used where the text does not give one."""
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ScenarioError(where, [f"not valid TOML: {error}"]) from error
     if "sweep" in raw:
         raise BadInput(f"{where} is a sweep, not a scenario; run it with: fedsim sweep {where}")
@@ -177,6 +178,8 @@ def _remove(table: Any, location: Sequence[str | int]) -> None:
 
 def _set(raw: dict[str, Any], override: str) -> None:
     """Apply one ``a.b.c=value`` to the raw tables; the value is TOML, or else a plain string."""
+    if override.encode(errors="replace").decode() != override:  # bytes of the command line that are no text
+        raise BadInput(f"--set {override!a}: it is not UTF-8 text.")
     path, equals, text = override.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import secrets
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,17 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
+from fedsim.decoding import integer, json_of, npy_array, only, printable, real, text
 from fedsim.privacy.events import Event
 from fedsim.privacy.plan import Unit
+
+# A record of this name may come beside those of this file: what a deployment adds.
+BESIDE = "site"
+# The code of an error in the place of a reply that cannot be right; Flower leaves codes to applications.
+REJECTED = 702
+RECORDS, ROWS = {"arrays", "metrics", "config"}, {"clients", "weights", "reports"}
+NUMBERS = ("weight", "clients", "invalid", "example_count", "client_count")
+UNITS: tuple[Unit, ...] = ("example", "client")
 
 
 class MalformedMessage(ValueError):
@@ -64,7 +74,8 @@ class TrainJob:
     """What a node is asked: train these clients from these parameters in this round of this scenario.
 
     ``memory`` is what the algorithm's server sends beside the model; most send nothing. ``state`` is what its clients
-    keep ``[clients, state]``, where the node keeps nothing for them; the reply has it back.
+    keep ``[clients, state]``, where the node keeps nothing for them; the reply has it back. ``name`` is the job's own:
+    a reply says it, so that no reply to another job is taken for one to this.
     """
 
     round: int
@@ -76,6 +87,7 @@ class TrainJob:
     clip_norms: dict[Unit, float] = field(default_factory=dict)
     memory: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     state: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    name: str = field(default_factory=lambda: secrets.token_hex(8))
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ def pack_job(job: TrainJob, node: int) -> Message:
     arrays["memory"] = SharedArray(job.memory)
     arrays["state"] = SharedArray(job.state)
     clip_norms = {f"clip_norm_{unit}": value for unit, value in job.clip_norms.items()}
-    texts = {"scenario": job.scenario, "digest": job.digest}
+    texts = {"scenario": job.scenario, "digest": job.digest, "name": job.name}
     config = ConfigRecord({"round": job.round, "learning_rate": job.learning_rate, **texts, **clip_norms})
     return Message(
         RecordDict({"arrays": arrays, "config": config}),
@@ -143,15 +155,26 @@ def pack_job(job: TrainJob, node: int) -> Message:
 def unpack_job(message: Message) -> TrainJob:
     """The job in a message; raises ``MalformedMessage``."""
     try:
-        arrays, config = message.content.array_records["arrays"], message.content.config_records["config"]
-        clients = _array(arrays, "clients", np.int64)
-        params = _array(arrays, "params", np.float32)
-        texts = _text(config, "scenario"), _text(config, "digest")
-        rate, memory = _positive(config, "learning_rate"), _array(arrays, "memory", np.float32)
-        state = _array(arrays, "state", np.float32, 2)
-        return TrainJob(_whole(config, "round"), *texts, clients, params, rate, _clip_norms(config), memory, state)
+        content = message.content
+        only(content, {"arrays", "config"}, frozenset({BESIDE}))
+        arrays, config = content.array_records["arrays"], content.config_records["config"]
+        only(arrays, {"params", "clients", "memory", "state"})
+        norms = {f"clip_norm_{unit}": unit for unit in UNITS}
+        only(config, {"round", "learning_rate", "scenario", "digest", "name"}, frozenset(norms))
+        return TrainJob(
+            round=integer(config, "round"),
+            scenario=text(config, "scenario"),
+            digest=text(config, "digest"),
+            clients=one_array(arrays, "clients", np.int64),
+            params=one_array(arrays, "params", np.float32),
+            learning_rate=_positive(config, "learning_rate"),
+            clip_norms={unit: _positive(config, key) for key, unit in norms.items() if key in config},
+            memory=one_array(arrays, "memory", np.float32),
+            state=one_array(arrays, "state", np.float32, 2),
+            name=text(config, "name"),
+        )
     except (KeyError, ValueError, TypeError) as error:
-        raise MalformedMessage(f"not a train job: {error}") from error
+        raise MalformedMessage(f"not a train job: {printable(str(error))}") from error
 
 
 def pack_reply(reply: TrainReply, to: Message) -> Message:
@@ -160,35 +183,48 @@ def pack_reply(reply: TrainReply, to: Message) -> Message:
     arrays = ArrayRecord()
     arrays["total"] = SharedArray(reply.total)
     if reply.rows is not None:
-        for name in ("clients", "weights", "reports"):
+        for name in sorted(ROWS):
             arrays[name] = SharedArray(getattr(reply.rows, name))
     if reply.state is not None:
         arrays["state"] = SharedArray(reply.state)
-    names = ("weight", "clients", "invalid", "example_count", "client_count")
-    metrics = MetricRecord({name: getattr(reply, name) for name in names})
+    metrics = MetricRecord({name: getattr(reply, name) for name in NUMBERS})
     events = [{**asdict(event), "count": count} for event, count in sorted(reply.events.items())]
-    config = ConfigRecord({"events": json.dumps(events)})
+    config = ConfigRecord({"events": json.dumps(events), "name": to.content.config_records["config"]["name"]})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics, "config": config}), reply_to=to)
 
 
+def check_answers(message: Message, job: TrainJob) -> None:
+    """Raise ``MalformedMessage`` where a message does not say that it answers this job."""
+    try:
+        config = message.content.config_records["config"]
+        only(config, {"events", "name"})
+        name = text(config, "name")
+    except (KeyError, ValueError) as error:
+        raise MalformedMessage(f"not a train reply: {printable(str(error))}") from error
+    if name != job.name:
+        raise MalformedMessage("it does not answer this round's job: an old reply, or one to another job")
+
+
 def unpack_reply(message: Message, size: int, asked: NDArray[np.int64], whole: bool = False) -> TrainReply:
-    """The answer to a job of the clients that were ``asked`` for reports of ``size`` values, each whole or their sum.
+    """The answer to a job of the clients that were ``asked`` for reports of ``size`` values: each whole or their sum.
 
     Raises ``MalformedMessage``.
     """
     clients = len(asked)
     try:
         content = message.content
-        arrays = content.array_records["arrays"]
-        total = _array(arrays, "total", np.float64)
+        only(content, RECORDS, frozenset({BESIDE}))
+        arrays, metrics = content.array_records["arrays"], content.metric_records["metrics"]
+        only(arrays, {"total"} | (ROWS if whole else set()), frozenset({"state"}))
+        only(metrics, set(NUMBERS))
+        total = one_array(arrays, "total", np.float64)
         rows = _rows(arrays) if whole else None
-        state = _array(arrays, "state", np.float32, 2) if "state" in arrays else None
-        metrics = content.metric_records["metrics"]
-        weight, trained, invalid = (float(str(metrics[key])) for key in ("weight", "clients", "invalid"))
-        counts = [float(str(metrics[key])) for key in ("example_count", "client_count")]
-        events = _events(_text(content.config_records["config"], "events"))
+        state = one_array(arrays, "state", np.float32, 2) if "state" in arrays else None
+        trained, invalid = (integer(metrics, key) for key in ("clients", "invalid"))
+        weight, *counts = (real(metrics, key) for key in ("weight", "example_count", "client_count"))
+        events = _events(text(content.config_records["config"], "events"))
     except (KeyError, ValueError, TypeError) as error:
-        raise MalformedMessage(f"not a train reply: {error}") from error
+        raise MalformedMessage(f"not a train reply: {printable(str(error))}") from error
     expected = 0 if whole else size
     if total.shape != (expected,) or not np.isfinite(total).all():
         raise MalformedMessage(
@@ -196,16 +232,16 @@ def unpack_reply(message: Message, size: int, asked: NDArray[np.int64], whole: b
         )
     if rows is not None:
         _check_rows(rows, size, asked)
-    if not (0 <= weight < np.inf and trained == clients and 0 <= invalid <= clients):
+    if not (weight >= 0 and trained == clients and 0 <= invalid <= clients):
         raise MalformedMessage(f"weight {weight}, clients {trained} or invalid {invalid} is impossible for {clients}")
-    if not np.isfinite(counts).all() or abs(counts[1]) > clients / 2:
+    if abs(counts[1]) > clients / 2:
         raise MalformedMessage(f"the counts {counts} are impossible for {clients} clients")
-    return TrainReply(total, weight, int(trained), int(invalid), events, counts[0], counts[1], rows, state)
+    return TrainReply(total, weight, trained, invalid, events, counts[0], counts[1], rows, state)
 
 
 def _rows(arrays: ArrayRecord) -> Rows:
-    clients, weights = _array(arrays, "clients", np.int64), _array(arrays, "weights", np.float64)
-    return Rows(clients, weights, _array(arrays, "reports", np.float32, 2))
+    clients, weights = one_array(arrays, "clients", np.int64), one_array(arrays, "weights", np.float64)
+    return Rows(clients, weights, one_array(arrays, "reports", np.float32, 2))
 
 
 def _check_rows(rows: Rows, size: int, asked: NDArray[np.int64]) -> None:
@@ -218,8 +254,12 @@ def _check_rows(rows: Rows, size: int, asked: NDArray[np.int64]) -> None:
         raise MalformedMessage("a report or its weight is not finite, or a weight is negative")
 
 
-def _array(record: ArrayRecord, key: str, dtype: type, dimensions: int = 1) -> NDArray[Any]:
-    array: NDArray[Any] = record[key].numpy()
+def one_array(record: ArrayRecord, key: str, dtype: type, dimensions: int = 1) -> NDArray[Any]:
+    """An array of a record, of this type and number of dimensions; raises ``KeyError`` or ``ValueError``."""
+    found = record[key]
+    if not isinstance(found, SharedArray):
+        return npy_array(found.data, dtype, dimensions)
+    array: NDArray[Any] = found.numpy()
     if array.dtype != dtype or array.ndim != dimensions:
         raise ValueError(
             f"{key} is {array.dtype} of {array.ndim} dimensions; {np.dtype(dtype)} of {dimensions} is expected"
@@ -227,35 +267,24 @@ def _array(record: ArrayRecord, key: str, dtype: type, dimensions: int = 1) -> N
     return array
 
 
-def _clip_norms(config: Mapping[str, Any]) -> dict[Unit, float]:
-    units: tuple[Unit, ...] = ("example", "client")
-    return {unit: _positive(config, key) for unit in units if (key := f"clip_norm_{unit}") in config}
-
-
 def _positive(record: Mapping[str, Any], key: str) -> float:
-    value = record[key]
-    if not (isinstance(value, float) and 0 < value < np.inf):
+    value = real(record, key)
+    if value <= 0:
         raise ValueError(f"{key} is not a positive number")
     return value
 
 
-def _whole(record: Mapping[str, Any], key: str) -> int:
-    value = record[key]
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{key} is not a whole number")
-    return value
-
-
-def _text(record: Mapping[str, Any], key: str) -> str:
-    value = record[key]
-    if not isinstance(value, str):
-        raise ValueError(f"{key} is not text")
-    return value
-
-
-def _events(text: str) -> Counter[Event]:
-    events: Counter[Event] = Counter()
-    for fields in json.loads(text):
-        count = _whole(fields, "count")
-        events[Event(**{key: value for key, value in fields.items() if key != "count"})] += count
+def _events(listed: str) -> Counter[Event]:
+    """Events with their counts; each is named once, and by the fields of an event alone."""
+    events, parsed = Counter[Event](), json_of(listed)
+    if not isinstance(parsed, list):
+        raise ValueError("events are no list")
+    for found in parsed:
+        names = {each.name for each in fields(Event)}
+        only(found, names | {"count"})
+        numbers, words = (real(found, "noise_multiplier"), real(found, "rate")), (found["sampling"], found["relation"])
+        event = Event(*numbers, *words)
+        if event in events or integer(found, "count") < 0:
+            raise ValueError("an event is named twice, or happened less than never")
+        events[event] = integer(found, "count")
     return events

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from fedsim.errors import BadInput
@@ -15,3 +19,15 @@ def expanded(key: str, path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # a home folder that nobody has
         raise BadInput(f'{key} = "{path}" is no path: {str(error).rstrip(".")}.') from error
+
+
+def dated(name: str) -> Iterator[Path]:
+    """``<name>-<time>``, then the same with -2, -3, ...: two may start in one second, and clocks may go back."""
+    first = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    yield Path(first)
+    yield from (Path(f"{first}-{number}") for number in count(2))
+
+
+def name_of(file: Path) -> str:
+    """The name of a scenario that gives none: its file's, as far as its characters may be in one."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).lstrip("-_.")[:100] or "scenario"

@@ -7,7 +7,6 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +22,15 @@ from fedsim.engines import opened
 from fedsim.engines.flower import await_nodes, sent_file
 from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
+from fedsim.fingerprint import fingerprint
 from fedsim.folds import check_folds, discard_unbegun, run_folds
 from fedsim.loading import parse_scenario
-from fedsim.privacy.events import Event
 from fedsim.privacy.ledger import Ledger, Limit
-from fedsim.privacy.plan import Charge
 from fedsim.privacy.planning import correlation
 from fedsim.record import RunDirectory
 from fedsim.report import build_report
 from fedsim.result import Result
+from fedsim.resuming import go_back
 from fedsim.scenario import Scenario
 from fedsim.server import Session, named_parameters, run_rounds
 from fedsim.server import app as server_app
@@ -65,8 +64,9 @@ def run(
     if len(scenario.runs) > 1:
         scenario = pinned(scenario)
         together = check_folds(scenario)
-        directory = RunDirectory.create(Path(out) if out is not None else default_directory(scenario), scenario)
-        return _run_folds(scenario, directory, together, (on_round, on_ready))
+        directory = RunDirectory.create(Path(out) if out is not None else None, scenario)
+        with directory.held():
+            return _run_folds(scenario, directory, together, (on_round, on_ready))
     if scenario.engine.kind == "deployment":
         from fedsim.deployment.running import run_deployed
 
@@ -74,11 +74,12 @@ def run(
     federation = build_federation(scenario)
     _check_shared_ledger(federation)
     with opened(federation) as (grid, placed):
-        path = Path(out) if out is not None else default_directory(federation.scenario)
-        directory = RunDirectory.create(path, federation.scenario)
-        session = _open(placed, directory, on_round)
-        session.until = until
-        return _execute(session, grid, began, on_ready)
+        directory = RunDirectory.create(Path(out) if out is not None else None, federation.scenario)
+        with directory.held():
+            session = _open(placed, directory, on_round)
+            session.until = until
+            with session.ledger:
+                return _execute(session, grid, began, on_ready)
 
 
 def _run_folds(
@@ -90,9 +91,7 @@ def _run_folds(
         discard_unbegun(path)
         if not path.exists():
             return run(fold, path, *watchers).summary
-        if (path / "summary.json").exists() and _read_summary(path)["status"] != "interrupted":
-            return _read_summary(path)
-        return resume(path, *watchers).summary
+        return RunDirectory(path).ended() or resume(path, *watchers).summary
 
     run_folds(scenario, directory, together, run_fold)
     return Result(directory.path, _read_summary(directory.path))
@@ -101,42 +100,45 @@ def _run_folds(
 def resume(
     path: str | Path, on_round: OnRound | None = None, on_ready: OnReady | None = None, until: int | None = None
 ) -> Result:
-    """Go on with a run that was stopped, from its last checkpoint; the result is that of never having stopped."""
-    began = time.perf_counter()
+    """Go on with a run that was stopped, from its last checkpoint; the result is that of never having stopped.
+
+    A run that came to its end is left as it is. Raises ``BadInput`` while another process works on the run.
+    """
     directory = RunDirectory(Path(path))
     file = directory.path / "scenario.toml"
+    begun = (directory.path / "environment.json").exists()
+    if not begun and (file.exists() or (directory.path / "rounds.jsonl").exists()):
+        raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
     if not file.exists():
         raise BadInput(f"{path} is not a run directory: it has no scenario.toml.")
-    if not (directory.path / "environment.json").exists():
-        raise BadInput(f"{path} was stopped before its run began; remove it and run the scenario again.")
-    scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
+    with directory.held():
+        if (summary := directory.ended()) is not None:
+            text = "%s came to its end before (%s); nothing was done."
+            logging.getLogger("fedsim").warning(text, path, summary["status"])
+            return Result(directory.path, summary)
+        scenario = parse_scenario(file.read_text(), directory.path.name, where=str(file))
+        return _resume(scenario, directory, (on_round, on_ready), until)
+
+
+def _resume(
+    scenario: Scenario, directory: RunDirectory, watchers: tuple[OnRound | None, OnReady | None], until: int | None
+) -> Result:
+    began = time.perf_counter()
     check_sinks(scenario)
     if len(scenario.runs) > 1:
-        return _run_folds(scenario, directory, check_folds(scenario), (on_round, on_ready))
+        together = check_folds(scenario)
+        directory.discard_end()
+        return _run_folds(scenario, directory, together, watchers)
     if scenario.engine.kind == "deployment":
         from fedsim.deployment.running import resume_deployed
 
-        return resume_deployed(directory, scenario, (on_round, on_ready))
+        return resume_deployed(directory, scenario, watchers)
     with opened(build_federation(scenario)) as (grid, federation):
-        session = _open(federation, directory, on_round)
+        session = _open(federation, directory, watchers[0])
         session.until = until
-        _go_back(session)
-        return _execute(session, grid, began, on_ready)
-
-
-def _go_back(session: Session) -> None:
-    """Take up the last checkpoint, or the start if there is none."""
-    directory = session.directory
-    checkpoint = directory.load_checkpoint()
-    if checkpoint is not None:
-        session.restore(*checkpoint)
-    elif session.store is not None:
-        session.store.rewind(0)
-    plan, randomness = session.federation.plan.client, session.federation.plan.randomness
-    if session.correlation is not None and plan is not None and randomness == "secure":
-        # The round released again carries earlier rounds' clients too, under new noise: all pay for one more event.
-        again = Event(plan.event.noise_multiplier, 1.0, "none", plan.event.relation)
-        session.ledger.charge(0, [Charge("client", again, 1, None)])
+        with session.ledger:
+            go_back(session)
+            return _execute(session, grid, began, watchers[1])
 
 
 def run_on_grid(grid: Grid, scenario: str) -> None:
@@ -156,17 +158,12 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
         raise BadInput(f'engine.kind = "{loaded.engine.kind}": Flower\'s own runtime is the engine here; leave it out.')
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
-    directory = RunDirectory.create(default_directory(federation.scenario), federation.scenario)
+    directory = RunDirectory.create(None, federation.scenario)
     session = _open(federation, directory, None)
     session.engine, session.sends_state = "flower", True
     setup = time.perf_counter() - began
     result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
     logging.getLogger("flwr").info("fedsim: %s; %s", result.summary["status_reason"], result.directory.resolve())
-
-
-def default_directory(scenario: Scenario) -> Path:
-    """``runs/<name>-<digest>-<time>``."""
-    return Path("runs") / f"{scenario.name}-{scenario.digest}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | None) -> Session:
@@ -184,6 +181,7 @@ def _open(federation: Federation, directory: RunDirectory, on_round: OnRound | N
         store=ClientStore(directory.path / "state", len(federation.population), size) if size and here else None,
         correlation=correlation(plan.client, scenario.rounds) if plan.client else None,
     )
+    session.progress.scenario = fingerprint(scenario)
     schedule = federation.pace.schedule if federation.pace is not None else None
     if schedule is not None:
         session.waiting = Waiting.of(schedule, federation.report_size, federation.start.numel())
@@ -208,7 +206,11 @@ def _ledger(federation: Federation, directory: RunDirectory) -> Ledger:
 def _check_shared_ledger(federation: Federation) -> None:
     """Raise ``BadInput`` if the shared ledger is another population's, or holds events of another relation."""
     shared = federation.scenario.privacy.ledger
-    if shared is None or not Path(shared).exists():
+    if shared is None:
+        return
+    if not Path(shared).parent.is_dir():
+        raise BadInput(f'privacy.ledger = "{shared}": there is no folder {Path(shared).parent}.')
+    if not Path(shared).exists():
         return
     ledger = Ledger(Path(shared), federation.population.digest(), len(federation.population), run="")
     client = federation.plan.client

@@ -24,17 +24,19 @@ from fedsim.client_store import ClientStore
 from fedsim.collecting import Collected
 from fedsim.combining import Combiner
 from fedsim.deliveries import count_deliveries, staleness
-from fedsim.errors import BudgetExhausted, FedsimError
+from fedsim.drawing import draw_cohort, look_again
+from fedsim.errors import FedsimError
 from fedsim.evaluation import evaluate, metric_names
 from fedsim.exchange import exchange
 from fedsim.federation import Federation
+from fedsim.interrupts import uninterrupted
 from fedsim.models.transfer import whole_model
-from fedsim.outings import Outing, candidates, charges, go_out
+from fedsim.outings import Outing, charges, go_out
 from fedsim.personal import personal_metrics
 from fedsim.privacy.correlated import CorrelatedNoise
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.mechanism import adapted
-from fedsim.privacy.plan import ExamplePlan, Unit, adaptive
+from fedsim.privacy.plan import Unit, adaptive
 from fedsim.privacy.sampling import Ids
 from fedsim.record import Progress, RunDirectory
 from fedsim.seeding import Stream, private_generator
@@ -66,6 +68,7 @@ class Session:
     losses: list[float] = field(default_factory=list)
     on_round: Callable[[dict[str, Any]], None] = lambda row: None
     tracking: Live | None = None
+    left_out: int = 0  # who was drawn for the round that goes on, but could not pay for it
     until: int | None = None  # after so many rounds it pauses
 
     def state(self) -> dict[str, Tensor]:
@@ -125,21 +128,27 @@ def main(grid: Grid, context: Context) -> None:
 
 def run_rounds(session: Session, grid: Grid) -> None:
     """The round loop. Raises ``BudgetExhausted`` before a round that the budget does not allow."""
-    federation, server = session.federation, session.server
     while not (session.finished or session.paused):
         started, round_ = time.perf_counter(), session.progress.round + 1
-        outing = set_out(session, round_)
-        session.ledger.charge(round_, charges(federation.plan, outing))
-        look_again(session, outing.asked)
+        with uninterrupted():
+            outing = set_out(session, round_)
+            session.ledger.charge(round_, charges(session.federation.plan, outing))
+            look_again(session, outing.asked)
         sums = exchange(session, grid, outing)
-        step(session, release(session, sums, round_), outing.uploads(sums.counted))
-        if not torch.isfinite(server.params).all():
-            raise FedsimError(
-                f"Training diverged in round {round_}: the model is NaN or infinite. Lower a learning rate."
-            )
-        adapt_to_gradients(session, sums, outing.answering)
-        session.progress.invalid_updates += sums.invalid
-        finish_round(session, outing, sums.updates.clients, started)
+        with uninterrupted():  # what is said of the run, and its model, are those of a whole number of rounds
+            conclude_round(session, sums, outing, started)
+
+
+def conclude_round(session: Session, sums: Collected, outing: Outing, started: float) -> None:
+    """Release what was collected, move the model by it, and record the round; raises ``FedsimError`` on divergence."""
+    step(session, release(session, sums, outing.round), outing.uploads(sums.counted))
+    if not torch.isfinite(session.server.params).all():
+        raise FedsimError(
+            f"Training diverged in round {outing.round}: the model is NaN or infinite. Lower a learning rate."
+        )
+    adapt_to_gradients(session, sums, outing.answering)
+    sums.count(session.progress)
+    finish_round(session, outing, sums.updates.clients, started)
 
 
 def set_out(session: Session, round_: int) -> Outing:
@@ -147,61 +156,6 @@ def set_out(session: Session, round_: int) -> Outing:
     if session.waiting is not None:
         return Outing.of_turn(session.waiting.turn(round_))
     return go_out(session.federation, round_, draw_cohort(session, round_), session.progress.clock)
-
-
-def draw_cohort(session: Session, round_: int) -> Ids:
-    """The round's clients, without those whose example-level budget is spent.
-
-    Raises ``BudgetExhausted`` when fewer clients can still take part than a round expects.
-    """
-    federation = session.federation
-    clients, plan = len(federation.population), federation.plan
-    rng = private_generator(plan.randomness, Stream.COHORT, federation.scenario.draw_seed, round_)
-    # A round that was charged before a crash is run again with whom it was charged for.
-    if (charged := session.ledger.cohort(round_)) is not None:
-        return charged
-    cohort = candidates(federation, round_, session.progress.clock, rng)
-    if plan.example is None or plan.example.budget is None:
-        return cohort
-    able = _able(session, plan.example, cohort)
-    session.progress.left_out += len(cohort) - len(able)
-    if len(able) < len(cohort):
-        left = _left(session, plan.example)
-        expected = plan.sampling.participation(clients) * clients
-        # Where sampling clients amplifies, who was drawn is secret, and stopping would tell of it.
-        if left < expected and not plan.hides_the_cohort:
-            raise BudgetExhausted(
-                f"Round {round_} would exceed the example-level budget of epsilon {plan.example.budget:g} at "
-                f"{clients - left} of {clients} clients; only {left} can still take part."
-            )
-    return able
-
-
-def _able(session: Session, plan: ExamplePlan, clients: Ids) -> Ids:
-    """The clients that can pay for one more round."""
-    able = [
-        charge.clients[session.ledger.affordable(charge)]
-        for charge in plan.charges(clients)
-        if charge.clients is not None
-    ]
-    return np.sort(np.concatenate(able)) if able else clients
-
-
-def _left(session: Session, plan: ExamplePlan) -> int:
-    """How many clients can pay for one more round; all are looked at once, later only those that were charged."""
-    shared = session.federation.scenario.privacy.ledger is not None  # then other runs charge clients too
-    if session.can_pay is None or shared:
-        session.can_pay = np.zeros(len(session.federation.population), bool)
-        session.can_pay[_able(session, plan, np.arange(len(session.can_pay)))] = True
-    return int(session.can_pay.sum())
-
-
-def look_again(session: Session, charged: Ids) -> None:
-    """Find out which of the clients that were just charged can pay once more, if that is kept."""
-    plan = session.federation.plan.example
-    if session.can_pay is not None and plan is not None:
-        session.can_pay[charged] = False
-        session.can_pay[_able(session, plan, charged)] = True
 
 
 def step(session: Session, aggregate: Tensor | None, arrived: int) -> None:
@@ -285,6 +239,8 @@ def finish_round(session: Session, outing: Outing, answered: int, started: float
         **{f"clip_norm_{plan.unit}": session.clip_norms[plan.unit] for plan in federation.plan.units if adaptive(plan)},
     }
     progress.round = round_
+    progress.left_out += session.left_out
+    progress.ledger_position = session.ledger.position
     progress.seconds += seconds
     progress.clock = outing.clock or 0.0
     session.directory.append_round(row, progress)

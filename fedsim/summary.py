@@ -37,7 +37,7 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "digest": scenario.digest,
         "engine": session.engine,
         "trainer": federation.trainer_name,
-        "trainer_reason": federation.trainer_reason,
+        "trainer_reason": federation.trainer_reason + _halved(federation.trainer.halving.longest),
         "device": federation.device.type,
         "rounds": session.progress.round,
         "rounds_planned": scenario.rounds,
@@ -72,6 +72,10 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
     }
+
+
+def _halved(longest: int | None) -> str:
+    return "" if longest is None else f"; blocks of at most {longest} client(s), as memory ran out"
 
 
 def _carried(session: Session) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +26,8 @@ from fedsim.training.work import Work
 
 # Updates are noised so many values at a time: noise is drawn in float64 and would be larger than the updates.
 NOISED_VALUES = 1 << 22
+# Longer vectors have no squared length in float32: no training that did not diverge makes them.
+LONGEST = math.sqrt(float(np.finfo(np.float32).max))
 
 Store = ClientStore | CarriedRows
 
@@ -59,7 +62,7 @@ def train_one_block(
 ) -> BlockReply:
     """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept.
 
-    They are added to ``total`` where one is given, which blocks that train one after the other share.
+    They are added to ``total`` where one is given.
     """
     clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
     kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
@@ -77,14 +80,16 @@ def train_one_block(
     else:
         norms = federation.trainer.add_clipped(reply.updates.total, reports, bound, weights)
     norms = norms if own_norms is None else own_norms
-    if store is not None:
-        store.write(job.round, work.clients, kept)
     valid = torch.isfinite(norms)
     reply.updates.weight, reply.updates.clients = float(weights.sum()), len(work.clients)
     if federation.stacks:
-        reply.rows.append(_rows(work.clients, weights, reports))
+        sound = row_norms(reports) <= LONGEST
+        reply.rows.append(_rows(work.clients, weights, reports, sound))
+        valid &= sound
     reply.invalid, reply.spent = int((~valid).sum()), trained.spent
     reply.gradients_unclipped, reply.updates_unclipped = trained.counts, centred_count(norms, clip_norm)
+    if store is not None:  # last: where memory runs out before, these clients train again from what they kept
+        store.write(job.round, work.clients, kept)
     return reply
 
 
@@ -102,8 +107,9 @@ def _train(federation: Federation, job: TrainJob, work: Work, kept: NDArray[np.f
     if trained.state is not None:
         after = trained.state.cpu().numpy()
         # A client whose training diverged keeps what it had: NaN would stay with it for ever.
-        finite = np.isfinite(after).all(axis=1)
-        own[finite] = after[finite]
+        with np.errstate(over="ignore"):
+            sound = np.linalg.norm(after, axis=1) <= LONGEST
+        own[sound] = after[sound]
     return trained
 
 
@@ -116,9 +122,9 @@ def _send(federation: Federation, work: Work, reports: Tensor, kept: NDArray[np.
     own[:] = lost.cpu().numpy()
 
 
-def _rows(clients: Indices, weights: Tensor, reports: Tensor) -> Rows:
-    """Copies of the finite reports: the trainer uses the memory of its updates again."""
-    chosen: NDArray[np.bool_] = torch.isfinite(row_norms(reports)).cpu().numpy()
+def _rows(clients: Indices, weights: Tensor, reports: Tensor, sound: Tensor) -> Rows:
+    """Copies of the sound reports: the trainer uses the memory of its updates again."""
+    chosen: NDArray[np.bool_] = sound.cpu().numpy()
     return Rows(clients[chosen], weights.cpu().numpy()[chosen], reports.cpu().numpy()[chosen])
 
 

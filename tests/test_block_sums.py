@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from fedsim import updates
 from fedsim.client import blocks, train_clients
 from tests.conftest import SMALL, job_of, trainer_of
 
@@ -49,3 +50,24 @@ def test_sums_weights_and_counts_have_the_same_bits(federation, trainer, case):
     assert (found.example_count, found.client_count) == (expected.example_count, expected.client_count)
     assert (expected.example_count != 0) == (case == "example")
     assert float(expected.weight).is_integer() == (case != "client")
+
+
+@pytest.mark.parametrize("trainer", ["native", "opacus", "vectorised"])
+def test_a_block_that_fails_after_it_was_added_up_is_not_added_twice(federation, trainer, monkeypatch):
+    """Twice would be twice the clip norm. Memory runs out at the last that is computed, and halves train again."""
+    trainer_of(federation(), trainer)
+    _, expected = answer(federation, CAPPED, f"engine.trainer={trainer}", *WEIGHTED)
+    count, calls = updates.centred_count, []
+
+    def failing(norms, clip_norm):
+        calls.append(len(norms))
+        if len(calls) == 1:
+            raise MemoryError
+        return count(norms, clip_norm)
+
+    monkeypatch.setattr(updates, "centred_count", failing)
+    _, found = answer(federation, CAPPED, f"engine.trainer={trainer}", *WEIGHTED)
+    assert calls == [30, 15, 15]
+    np.testing.assert_allclose(found.total, expected.total, rtol=1e-4, atol=1e-6)
+    assert found.weight == expected.weight
+    assert trainer == "vectorised" or found.total.tobytes() == expected.total.tobytes()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import fedsim
-import fedsim.server
+import fedsim.drawing
 from fedsim.client import app as client_app
 from fedsim.client import host
 from fedsim.engines import InProcessGrid
@@ -86,11 +86,11 @@ def test_clients_that_can_still_pay_are_counted_as_if_all_were_looked_at(tmp_pat
         counts.append((count, honest(session, plan)))
         return count
 
-    honest = fedsim.server._left
+    honest = fedsim.drawing._left
     text = SMALL + EXAMPLE_PRIVACY + "sampling_rate = 0.2\nbudget = 3.0\n"
     scenario = fedsim.parse_scenario(text, "small", ("rounds=40", 'cohort.sampling={kind="poisson", rate=0.3}'))
     result = fedsim.run(scenario, tmp_path / "plain")
-    monkeypatch.setattr(fedsim.server, "_left", compared)
+    monkeypatch.setattr(fedsim.drawing, "_left", compared)
     again = fedsim.run(scenario, tmp_path / "compared")
     assert result.exit_code == again.exit_code == 3
     assert result.summary["rounds"] == again.summary["rounds"]

@@ -16,6 +16,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.data.files import data_folders
 from fedsim.data.splitting import Fraction
 from fedsim.errors import BadInput
+from fedsim.extras import missing
 from fedsim.paths import expanded
 from fedsim.settings import Positive, section
 
@@ -126,9 +127,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise BadInput(
-            'data.source = "hf" needs the package datasets, which is not here; pip install "fedsim[hf]".'
-        ) from error
+        raise missing('data.source = "hf"', "datasets", "hf") from error
     return datasets
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fedsim.data.declared import Declared
 from fedsim.data.tabular import Table
 from fedsim.errors import BadInput
+from fedsim.extras import missing
 from fedsim.settings import section
 
 
@@ -44,6 +45,4 @@ def _pyarrow(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise BadInput(
-            'data.source = "parquet" needs pyarrow, which is not installed: pip install "fedsim[parquet]".'
-        ) from error
+        raise missing('data.source = "parquet"', "pyarrow", "parquet") from error

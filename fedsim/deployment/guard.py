@@ -21,6 +21,7 @@ import numpy as np
 
 from fedsim.deployment.site_settings import SiteSettings
 from fedsim.deployment.wire import Order
+from fedsim.durable import sync_folder
 from fedsim.errors import BadInput, BudgetExhausted, FedsimError
 from fedsim.messages import Rows, TrainReply
 from fedsim.privacy.events import Event
@@ -150,7 +151,7 @@ def _write(file: Path, job: str, reply: TrainReply) -> None:
         out.flush()
         os.fsync(out.fileno())
     os.replace(part, file)
-    _sync_folder(file.parent)
+    sync_folder(file.parent)
 
 
 def _read(file: Path) -> tuple[str, TrainReply]:
@@ -162,12 +163,3 @@ def _read(file: Path) -> tuple[str, TrainReply]:
             return head["job"], TrainReply(total=found["total"], events=events, rows=rows, **head["numbers"])
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"The site's answer {file} cannot be read: {error}.") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,17 +7,15 @@ import hashlib
 import numpy as np
 from flwr.app import Message
 
-from fedsim.collecting import charged_events
 from fedsim.deployment.wire import answers
 from fedsim.federation import Federation
-from fedsim.messages import MalformedMessage, TrainJob, TrainReply, unpack_reply
-from fedsim.updates import client_weights
+from fedsim.messages import MalformedMessage, TrainJob, TrainReply
+from fedsim.replies import ROUNDING, longest_report, read_reply
+from fedsim.updates import LONGEST
 
 # Without privacy nothing bounds an update. One this many times as long as the median is no training on like data.
-LONGEST = 20.0
+TIMES_MEDIAN = 20.0
 REMEMBERED = 50
-# A sum of squares of n normals exceeds n by more than this many deviations with probability below 1e-12.
-DEVIATIONS = 8.0
 
 
 class Inspector:
@@ -44,17 +42,10 @@ class Inspector:
     def _length(self, node: int, job: TrainJob, message: Message) -> float:
         """The length of the site's report; raises ``MalformedMessage``."""
         federation, client = self._federation, int(job.clients[0])
-        reply = unpack_reply(message, federation.report_size, job.clients, federation.stacks)
-        expected = float(client_weights(federation, job.clients)[0])
-        weights = reply.rows.weights.tolist() if reply.rows is not None else [reply.weight]
-        if reply.weight != expected or any(weight != expected for weight in weights):
-            raise MalformedMessage(f"it claims weight {reply.weight:g}; what it announced makes {expected:g}")
-        if reply.events != charged_events(federation, job):
-            raise MalformedMessage("its noise is not what the scenario demands and the ledger was charged for")
+        reply = read_reply(federation, job, message)
         values = _report(reply)
         self._refuse_repeated(client, job.round, values)
-        with np.errstate(over="ignore"):
-            return float(np.linalg.norm(values)) / (1.0 if reply.rows is not None else expected)
+        return float(np.linalg.norm(values)) / (1.0 if reply.rows is not None else reply.weight)
 
     def _refuse_repeated(self, client: int, round_: int, values: np.ndarray) -> None:
         """Two rounds never give the same numbers, unless nothing was learnt."""
@@ -69,29 +60,18 @@ class Inspector:
         found = {}
         bound = self._bound(lengths)
         for node, length in lengths.items():
-            limit = self._clipped(jobs[node]) or bound
-            if not length <= limit * (1 + 1e-6):
+            known = longest_report(self._federation, jobs[node])
+            limit = known if known < LONGEST else bound
+            if not length <= limit * ROUNDING:
                 found[node] = f"its update has length {length:.4g}; at most {limit:.4g} can be right"
         self._lengths += [length for node, length in lengths.items() if node not in found]
         del self._lengths[:-REMEMBERED]
         return found
 
-    def _clipped(self, job: TrainJob) -> float | None:
-        """How long a report can be that was clipped, and noised if the site does that; None if nothing bounds it."""
-        plan, norm = self._federation.plan.client, job.clip_norms.get("client")
-        if plan is None or norm is None:
-            bound = self._federation.scenario.algorithm.aggregation.bound
-            return bound if np.isfinite(bound) and self._federation.stacks else None
-        if plan.placement == "server":
-            return norm
-        size = self._federation.report_size
-        deviation = plan.mechanism(norm).deviation
-        return norm + deviation * float(np.sqrt(size + DEVIATIONS * np.sqrt(2.0 * size) + DEVIATIONS**2))
-
     def _bound(self, lengths: dict[int, float]) -> float:
         """A multiple of the median length, in this round and the ones before; of two, of the smaller."""
         known = sorted([*self._lengths, *(length for length in lengths.values() if np.isfinite(length))])
-        return LONGEST * known[(len(known) - 1) // 2] if len(known) > 1 else np.inf
+        return TIMES_MEDIAN * known[(len(known) - 1) // 2] if len(known) > 1 else np.inf
 
 
 def _report(reply: TrainReply) -> np.ndarray:

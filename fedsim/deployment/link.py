@@ -120,6 +120,9 @@ class Link:
         from flwr.supercore.task_identity import TaskIdentity
         from flwr.superlink.grid import HttpGrid
 
+        from fedsim.deployment.inflating import read_safely
+
+        read_safely()
         grid = HttpGrid(self._connection.address, False, self._connection.certificate.read_bytes(), token=token)
         grid._retry_invoker.max_tries = 1  # ``call`` retries, and knows when to stop
         found = grid._runtime_client.PullTaskInput(PullTaskInputRequest())

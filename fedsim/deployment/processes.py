@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, FedsimError
 
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_LOG_LEVEL": "INFO"}
 GRACE_SECONDS = 10.0
@@ -98,6 +99,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise ``FedsimError`` where this machine cannot listen on a port; whoever listens there would be taken for us."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an ended server leaves behind is no one
+            probe.bind(address)
+    except OSError as error:
+        why = "another program listens there" if error.errno == errno.EADDRINUSE else error.strerror
+        raise FedsimError(f"Port {port} on {host} cannot be used: {why}. Stop that program, or use another.") from error
 
 
 def wait_for_port(process: subprocess.Popen[bytes], port: int, seconds: float) -> bool:

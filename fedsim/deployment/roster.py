@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim.decoding import printable
 from fedsim.deployment.wire import Announcement, Order, pack_query, unpack_announcement
+from fedsim.durable import write_whole
 from fedsim.errors import BadInput, FedsimError
 from fedsim.messages import MalformedMessage
 
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from fedsim.scenario import Deployment
 
 QUERY_SECONDS = 120.0
-# More records than this at one site are taken for a lie: the weight of an update follows from it.
-MOST_RECORDS = 10**9
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ def _query(grid: DeploymentGrid, nodes: dict[str, int], sites: int) -> dict[str,
 
 def _heard(reply: Any) -> Announcement | str:
     if reply.has_error():
-        return str(reply.error.reason or f"error {reply.error.code}")
+        return printable(reply.error.reason or f"error {reply.error.code}")
     try:
         found = unpack_announcement(reply)
     except MalformedMessage as error:
         return str(error)
     if found.refusal:
         return found.refusal
-    if not 1 <= found.records <= MOST_RECORDS:
+    if found.records < 1:
         return f"it announces {found.records} records"
     return found
 
@@ -113,7 +113,7 @@ def _described(found: Announcement) -> str:
 
 def save_members(file: Path, members: list[Member]) -> None:
     """Write who takes part, for going on with the run."""
-    file.write_text(json.dumps([asdict(member) for member in members], indent=2) + "\n")
+    write_whole(file, (json.dumps([asdict(member) for member in members], indent=2) + "\n").encode())
 
 
 def load_members(file: Path) -> list[Member]:

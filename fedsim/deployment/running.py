@@ -22,7 +22,8 @@ from fedsim.engines.deployment import DeploymentGrid
 from fedsim.errors import BadInput
 from fedsim.record import RunDirectory
 from fedsim.result import Result
-from fedsim.running import _finish, _go_back, _open, _rounds, default_directory
+from fedsim.resuming import go_back
+from fedsim.running import _finish, _open, _rounds
 from fedsim.scenario import Deployment, Scenario
 from fedsim.server import Session, run_rounds
 
@@ -43,10 +44,12 @@ def run_deployed(scenario: Scenario, out: Path | None, watchers: Watchers) -> Re
         members = ask_sites(grid, keys, _settings(scenario), log)
         evaluation = _evaluation(grid, scenario, members, log)
         federation = server_federation(scenario, members, evaluation)
-        directory = RunDirectory.create(out if out is not None else default_directory(scenario), scenario)
-        save_members(directory.path / MEMBERS, members)
-        session = _open(federation, directory, watchers[0])
-        return _execute(session, grid, log, began, watchers)
+        directory = RunDirectory.create(out, scenario)
+        with directory.held():
+            save_members(directory.path / MEMBERS, members)
+            session = _open(federation, directory, watchers[0])
+            with session.ledger:
+                return _execute(session, grid, log, began, watchers)
 
 
 def resume_deployed(directory: RunDirectory, scenario: Scenario, watchers: Watchers) -> Result:
@@ -55,8 +58,9 @@ def resume_deployed(directory: RunDirectory, scenario: Scenario, watchers: Watch
     with _connected(scenario) as (grid, log, _):
         federation = server_federation(scenario, members, _evaluation(grid, scenario, members, log))
         session = _open(federation, directory, watchers[0])
-        _go_back(session)
-        return _execute(session, grid, log, began, watchers)
+        with session.ledger:
+            go_back(session)
+            return _execute(session, grid, log, began, watchers)
 
 
 def _execute(session: Session, grid: DeploymentGrid, log: SiteLog, began: float, watchers: Watchers) -> Result:

@@ -11,7 +11,7 @@ from pathlib import Path
 from fedsim.deployment.control import Control
 from fedsim.deployment.folders import connection_name
 from fedsim.deployment.keys import registered_key
-from fedsim.deployment.processes import end, environment, only_one, start, stop_on_signals, wait_for_port
+from fedsim.deployment.processes import check_free, end, environment, only_one, start, stop_on_signals, wait_for_port
 from fedsim.errors import BadInput, FedsimError
 
 START_SECONDS = 90.0
@@ -37,6 +37,7 @@ def serve(folder: Path, listen: str, say: Callable[[str], None]) -> None:
 def _serve_once(server: Path, where: tuple[str, int], keys: dict[str, bytes], say: Callable[[str], None]) -> int:
     """Run a SuperLink with these keys until it ends; returns its exit code."""
     listen, port = where
+    check_free(listen, port)
     process = start("superlink", _options(server, listen, port), server / "flower", None)
     try:
         if not wait_for_port(process, port, START_SECONDS):

@@ -18,6 +18,7 @@ from flwr.clientapp import ClientApp
 
 from fedsim.client import train_clients
 from fedsim.client_store import ClientStore
+from fedsim.decoding import printable
 from fedsim.deployment import wire
 from fedsim.deployment.agreement import agreed
 from fedsim.deployment.guard import Guard, Refused, locked
@@ -27,14 +28,14 @@ from fedsim.deployment.site_settings import SiteSettings, load_site
 from fedsim.errors import BadInput, FedsimError
 from fedsim.evaluation import metric_names
 from fedsim.federation import Federation
+from fedsim.job_checks import check_job
 from fedsim.loading import parse_scenario
-from fedsim.messages import MalformedMessage, TrainJob, pack_reply, unpack_job
+from fedsim.messages import MalformedMessage, pack_reply, unpack_job
 from fedsim.params import bind_vector
-from fedsim.privacy.plan import adaptive
 from fedsim.scenario import Scenario
 
 REFUSED = 700  # Flower leaves the codes of errors to applications
-LONGEST_REASON = 500
+MOST_LINES = 50
 UNFIT = "its data does not fit the scenario, or its folder is not in order; its own log says what it is"
 CANNOT = "it cannot take part; its own log says why"
 
@@ -73,15 +74,16 @@ def answered(handle: Callable[[Message, Site], Message]) -> Callable[[Message, C
             return _error(message, str(error))
         except FedsimError as error:
             # What is wrong with the site's data is for the site: the server is only told that something is.
-            print(f"fedsim: {error}", flush=True)
+            for line in str(error).splitlines()[:MOST_LINES]:
+                print(f"fedsim: {printable(line)}", flush=True)
             return _error(message, UNFIT if isinstance(error, BadInput) else CANNOT)
 
     return call
 
 
 def _error(message: Message, reason: str) -> Message:
-    print(f"fedsim: refused: {reason}", flush=True)
-    return Message(Error(REFUSED, reason[:LONGEST_REASON]), reply_to=message)
+    print(f"fedsim: refused: {printable(reason)}", flush=True)
+    return Message(Error(REFUSED, printable(reason)), reply_to=message)
 
 
 def announce(message: Message, site: Site) -> Message:
@@ -95,7 +97,7 @@ def announce(message: Message, site: Site) -> Message:
         if problem is not None:
             raise Refused(problem)
     except Refused as error:
-        print(f"fedsim: refused: {error}", flush=True)
+        print(f"fedsim: refused: {printable(str(error))}", flush=True)
         return wire.pack_announcement(wire.refusal(str(error), version()), message)
     data = federation.task.data
     return wire.pack_announcement(
@@ -129,7 +131,9 @@ def train(message: Message, site: Site) -> Message:
     scenario = _scenario(site.settings, job.scenario, job.digest)
     name = wire.fingerprint(job, order)
     federation = _federation(scenario, site, order)
-    _check_job(federation, job)
+    if job.state.size:
+        raise Refused("the job brings what clients keep, which this site keeps itself")
+    check_job(federation, job)
     with _guard(site, federation, order) as guard:
         reply = guard.earlier(name)
         if reply is None:
@@ -151,8 +155,8 @@ def evaluate(message: Message, site: Site) -> Message:
         raise Refused("its policy sends no metrics (policy.send_metrics)")
     order, (params, texts) = wire.read_order(message), wire.unpack_evaluation(message)
     federation = _federation(_scenario(site.settings, *texts), site, order)
-    if params.dtype != np.float32 or params.shape != (federation.start.numel(),):
-        raise MalformedMessage("the model does not belong to this scenario")
+    if params.shape != (federation.start.numel(),) or not np.isfinite(params).all():
+        raise MalformedMessage("the model does not belong to this scenario, or is NaN or infinite")
     import torch
 
     bind_vector(federation.module, torch.from_numpy(params).to(federation.device))
@@ -175,25 +179,13 @@ def _scenario(settings: SiteSettings, text: str, digest: str) -> Scenario:
 
 
 def _federation(scenario: Scenario, site: Site, order: wire.Order) -> Federation:
+    if order.round > scenario.rounds:
+        raise Refused(f"the scenario has {scenario.rounds} rounds, and no round {order.round}")
     federation = site_federation(scenario, site.settings, site.data, order.client, order.sites)
     reasons = list(plan_refusals(site.settings.policy, federation.plan, order.client))
     if reasons:
         raise Refused("; ".join(reasons))
     return federation
-
-
-def _check_job(federation: Federation, job: TrainJob) -> None:
-    """Raise ``Refused`` for a job that is not the scenario's; clip norms are fixed unless it lets them adapt."""
-    if job.state.size:
-        raise Refused("the job brings what clients keep, which this site keeps itself")
-    if not np.isfinite(job.params).all() or not np.isfinite(job.memory).all():
-        raise Refused("the model is NaN or infinite")
-    for plan in federation.plan.units:
-        asked = job.clip_norms.get(plan.unit)
-        if asked is None or (adaptive(plan) is None and asked != plan.clip_norm):
-            raise Refused(f"the {plan.unit}-level clip norm {asked} is not the scenario's {plan.clip_norm:g}")
-    if set(job.clip_norms) != {plan.unit for plan in federation.plan.units}:
-        raise Refused("clip norms for units that the scenario does not protect")
 
 
 @contextlib.contextmanager

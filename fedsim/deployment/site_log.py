@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from fedsim.decoding import printable
+
 What = Literal["accepted", "refused", "dropped", "rejected"]
 
 
@@ -29,6 +31,7 @@ class SiteLog:
 
     def note(self, round_: int, site: str, what: What, reason: str = "") -> None:
         """Note what happened with a site in a round; round 0 is before the first."""
+        reason = printable(reason)  # in part a site's own words
         if what != "accepted":
             when = f"round {round_}" if round_ else "before the first round"
             self._say(f"site {site}, {when}: {what}: {reason}")

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from fedsim.messages import MalformedMessage, SharedArray, TrainJob, ensure_identity
+from fedsim.decoding import integer, json_of, only, printable, real, text
+from fedsim.messages import BESIDE, MalformedMessage, SharedArray, TrainJob, ensure_identity, one_array
+from fedsim.tasks import TASKS_OF
 
-RECORD = "site"
-MAX_TEXT = 1 << 20
+RECORD = BESIDE
+MOST_SITES = 100_000
+# What a site may say of its data: more of anything is taken for a lie, which others would have to make room for.
+MOST_RECORDS, MOST_VALUES, MOST_TOKENS = 10**8, 2**27, 2**24
+# Metrics that are shares of the examples, and those that may be negative; all others are zero or more.
+SHARES, SIGNED = frozenset(["accuracy", "macro_f1", "auroc"]), frozenset(["r2", "psnr"])
 
 
 @dataclass(frozen=True)
@@ -61,16 +69,15 @@ def write_order(message: Message, order: Order) -> None:
 def read_order(message: Message) -> Order:
     """The order in a message; raises ``MalformedMessage``."""
     try:
-        found = dict(message.content.config_records[RECORD])
-        order = Order(**found)
-    except (KeyError, TypeError) as error:
-        raise MalformedMessage(f"no order for a site: {error}") from error
-    numbers = (order.client, order.sites, order.round)
-    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
-        raise MalformedMessage(f"an order with {numbers}, which are no numbers")
-    if not (isinstance(order.run, str) and order.run.isalnum() and len(order.run) <= 64):
+        found = message.content.config_records[RECORD]
+        only(found, {each.name for each in fields(Order)})
+        numbers = (integer(found, key) for key in ("client", "sites", "round"))
+        order = Order(text(found, "run"), *numbers)
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedMessage(f"no order for a site: {printable(str(error))}") from error
+    if not (order.run.isascii() and order.run.isalnum() and len(order.run) <= 64):
         raise MalformedMessage("an order of a run without a proper name")
-    if not (0 <= order.client < order.sites <= 100_000 and order.round >= 0):
+    if not (0 <= order.client < order.sites <= MOST_SITES and order.round >= 0):
         raise MalformedMessage(f"an order for site {order.client} of {order.sites} in round {order.round}")
     return order
 
@@ -93,7 +100,7 @@ def mark_reply(message: Message, job: str) -> None:
 def answers(message: Message, job: str) -> bool:
     """Whether a reply says that it answers this job, and no other."""
     record = message.content.config_records.get(RECORD)
-    return record is not None and record.get("job") == job
+    return record is not None and dict(record) == {"job": job}
 
 
 def pack_query(scenario: str, digest: str, node: int, order: Order) -> Message:
@@ -119,29 +126,32 @@ def pack_announcement(announcement: Announcement, to: Message) -> Message:
 
 def unpack_announcement(message: Message) -> Announcement:
     """A site's announcement, every field of the right type and size; raises ``MalformedMessage``."""
-    (text,) = _texts(message, "announcement", ("announcement",))
+    (said,) = _texts(message, "announcement", ("announcement",))
     try:
-        raw = json.loads(text)
-        shape, names = tuple(map(int, raw["shape"])), tuple(map(str, raw["names"]))
-        counts = [int(raw[key]) for key in ("records", "held_back", "vocabulary")]
-        words = [str(raw[key])[:300] for key in ("kind", "trainer", "version", "refusal")]
-        found = Announcement(
-            records=counts[0],
-            held_back=counts[1],
-            shape=shape,
-            names=names,
-            kind=words[0],
-            vocabulary=counts[2],
-            metrics=raw["metrics"] is True,
-            trainer=words[1],
-            version=words[2],
-            refusal=words[3],
-        )
+        raw = json_of(said)
+        only(raw, {each.name for each in fields(Announcement)})
+        if not (isinstance(raw["metrics"], bool) and isinstance(raw["shape"], list) and isinstance(raw["names"], list)):
+            raise ValueError("metrics, shape or names of another type")
+        words = {key: printable(text(raw, key)) for key in ("kind", "trainer", "version", "refusal")}
+        numbers = {key: integer(raw, key) for key in ("records", "held_back", "vocabulary")}
+        shape = tuple(integer({"shape": size}, "shape") for size in raw["shape"])
+        names = tuple(text({"names": name}, "names") for name in raw["names"])
     except (ValueError, KeyError, TypeError) as error:
-        raise MalformedMessage(f"not an announcement: {error!r}") from error
-    if not all(0 <= count < 2**40 for count in counts) or not all(0 < size < 2**31 for size in shape):
-        raise MalformedMessage("an announcement with impossible numbers")
+        raise MalformedMessage(f"not an announcement: {printable(str(error))}") from error
+    values: dict[str, Any] = {**words, **numbers, "shape": shape, "names": names, "metrics": raw["metrics"]}
+    found = Announcement(**values)
+    _check_numbers(found)
     return found
+
+
+def _check_numbers(found: Announcement) -> None:
+    """Raise ``MalformedMessage`` for numbers that nobody's data has; a refusal says nothing of any."""
+    records = 0 <= found.records <= MOST_RECORDS and 0 <= found.held_back <= MOST_RECORDS
+    shape = all(size > 0 for size in found.shape) and math.prod(found.shape) <= MOST_VALUES
+    if not (records and shape and 0 <= found.vocabulary <= MOST_TOKENS):
+        raise MalformedMessage("an announcement with impossible numbers")
+    if not (found.refusal or found.kind in TASKS_OF):
+        raise MalformedMessage(f"an announcement of data of the unknown kind {found.kind}")
 
 
 def pack_evaluation(params: NDArray[np.float32], scenario: tuple[str, str], node: int, order: Order) -> Message:
@@ -159,9 +169,11 @@ def pack_evaluation(params: NDArray[np.float32], scenario: tuple[str, str], node
 def unpack_evaluation(message: Message) -> tuple[NDArray[np.float32], tuple[str, str]]:
     """The model and the scenario's text and digest; raises ``MalformedMessage``."""
     try:
-        params: NDArray[np.float32] = message.content.array_records["arrays"]["params"].numpy()
+        arrays = message.content.array_records["arrays"]
+        only(arrays, {"params"})
+        params = one_array(arrays, "params", np.float32)
     except (KeyError, ValueError, TypeError) as error:
-        raise MalformedMessage(f"not an evaluation: {error}") from error
+        raise MalformedMessage(f"not an evaluation: {printable(str(error))}") from error
     return params, unpack_query(message)
 
 
@@ -171,23 +183,25 @@ def pack_metrics(metrics: dict[str, float], to: Message) -> Message:
 
 
 def unpack_metrics(message: Message, names: tuple[str, ...]) -> dict[str, float]:
-    """The metrics of these names, finite numbers all; raises ``MalformedMessage``."""
-    (text,) = _texts(message, "metrics", ("metrics",))
+    """The metrics of these names, each a number that it can be; raises ``MalformedMessage``."""
+    (said,) = _texts(message, "metrics", ("metrics",))
     try:
-        raw = json.loads(text)
-        found = {name: float(raw[name]) for name in names}
+        raw = json_of(said)
+        only(raw, set(names))
+        found = {name: real(raw, name) for name in names}
     except (ValueError, KeyError, TypeError) as error:
-        raise MalformedMessage(f"not metrics: {error!r}") from error
-    if not np.isfinite(list(found.values())).all():
-        raise MalformedMessage(f"metrics that are not finite: {found}")
+        raise MalformedMessage(f"not metrics, finite numbers all: {printable(str(error))}") from error
+    for name, value in found.items():
+        if not (name in SIGNED or 0 <= value <= (1 if name in SHARES else math.inf)):
+            raise MalformedMessage(f"{name} {value:g} is impossible")
     return found
 
 
 def _texts(message: Message, record: str, keys: tuple[str, ...]) -> tuple[str, ...]:
+    """The texts of a record that has these and no others."""
     try:
-        found = tuple(message.content.config_records[record][key] for key in keys)
-    except KeyError as error:
-        raise MalformedMessage(f"no {error} in the message") from error
-    if not all(isinstance(text, str) and len(text) <= MAX_TEXT for text in found):
-        raise MalformedMessage(f"what should be text in {record} is none, or too long")
-    return found
+        found: Mapping[str, Any] = message.content.config_records[record]
+        only(found, set(keys))
+        return tuple(text(found, key) for key in keys)
+    except (KeyError, ValueError) as error:
+        raise MalformedMessage(f"no {record} in the message: {printable(str(error))}") from error

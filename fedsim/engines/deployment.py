@@ -13,20 +13,21 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
+from fedsim.decoding import printable
 from fedsim.deployment.inspecting import Inspector
 from fedsim.deployment.link import Link, RunGone
 from fedsim.deployment.roster import Member
 from fedsim.deployment.site_log import SiteLog
 from fedsim.deployment.wire import Order, fingerprint, write_order
 from fedsim.errors import FedsimError
-from fedsim.messages import TrainJob, pack_job, unpack_job
+from fedsim.messages import REJECTED, TrainJob, pack_job, unpack_job
 from fedsim.scenario import Scenario
 
 Ids = NDArray[np.int64]
 
 POLL_SECONDS = 0.2
 LOOK_SECONDS = 3.0  # how often it is looked whether sites that are waited for are still there
-REJECTED = 702
+ABSENT = 703
 MAX_RESTARTS = 5
 
 
@@ -82,10 +83,10 @@ class DeploymentGrid(Grid):
         name, reply = self.members[int(job.clients[0])].name, replies.get(sent.metadata.dst_node_id)
         if reply is None:
             self._log.note(job.round, name, "dropped", "no answer in time, or the site is offline")
-            return Message(Error(REJECTED, f"site {name} did not answer"), reply_to=sent)
+            return Message(Error(ABSENT, f"site {name} did not answer"), reply_to=sent)
         if reply.has_error():
             self._log.note(job.round, name, "refused", reply.error.reason or f"error {reply.error.code}")
-            return Message(Error(REJECTED, f"site {name} refused: {reply.error.reason}"), reply_to=sent)
+            return Message(Error(ABSENT, f"site {name} refused: {printable(reply.error.reason or '')}"), reply_to=sent)
         if reason is not None:
             self._log.note(job.round, name, "rejected", reason)
             return Message(Error(REJECTED, f"site {name}: {reason}"), reply_to=sent)

@@ -9,6 +9,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedsim.engines.grid import EngineGrid
+from fedsim.errors import FedsimError, StorageFailed
 
 NODE = 1
 CLIENT_ERROR = 1
@@ -50,5 +51,9 @@ class InProcessGrid(EngineGrid):
     def _deliver(self, message: Message) -> Message:
         try:
             return self._app(message, self._context)
+        except StorageFailed:  # the run's own disk, as no client could tell it
+            raise
+        except FedsimError as error:  # its text is for people
+            return Message(Error(CLIENT_ERROR, str(error)), reply_to=message)
         except Exception:
             return Message(Error(CLIENT_ERROR, traceback.format_exc()), reply_to=message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import os
 import secrets
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 
 from fedsim.errors import BadInput
+from fedsim.extras import require
 from fedsim.scenario import EngineSettings, Resources
 
 CONNECT_SECONDS = 10.0
@@ -37,18 +37,20 @@ def connected(engine: EngineSettings) -> Iterator[None]:
     Raises ``BadInput`` when Ray is not installed or no cluster answers at the address. Only what was started here is
     stopped.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise BadInput('engine.kind = "ray": Ray is not installed; pip install "fedsim[ray]".')
+    require('engine.kind = "ray"', ("ray",), "ray")
     with ExitStack() as stack:
         if engine.address is None:
             stack.enter_context(_private())
         import ray
 
         if not ray.is_initialized():  # else by the program that called us, which also stops it
-            stack.callback(_restore_sigterm, signal.getsignal(signal.SIGTERM))
+            handler = signal.getsignal(signal.SIGTERM)
+            stack.callback(_restore_sigterm, handler)
             options = _join(engine.address) if engine.address is not None else _start(engine, stack)
             stack.callback(_quietly, ray.shutdown)
             _connect(engine, options)
+            if callable(handler):  # whoever asked to be told of SIGTERM still is; else Ray ends what it started
+                _restore_sigterm(handler)
         yield
 
 

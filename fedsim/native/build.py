@@ -15,6 +15,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from fedsim.extras import install
 from fedsim.privacy.cache import cache_folder
 
 SOURCES = sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".cpp", ".h"))
@@ -49,7 +50,7 @@ def find_compiler() -> list[str]:
             return [found]
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "c++"]
-    raise NoNative("there is no C++ compiler; pip install 'fedsim[native]' brings one")
+    raise NoNative(f"there is no C++ compiler; {install('native')} brings one")
 
 
 def _folder() -> Path:

@@ -169,57 +169,75 @@ struct Model {
   std::vector<std::unique_ptr<Worker>> workers;
 };
 
-// f(from, to) over [0, count) in equal parts.
-template <class F> static void in_threads(int64_t threads, int64_t count, F f) {
+// f(t) for t in [0, threads), side by side, or one after the other where the system has no thread to give. Every function
+// below answers whether memory sufficed: an exception must not leave C, nor a thread.
+template <class F> static bool in_threads(int64_t threads, F f) {
+  std::atomic<bool> sufficed{true};
+  auto guarded = [&](int64_t t) {
+    try { f(t); } catch (const std::bad_alloc&) { sufficed = false; }
+  };
   std::vector<std::thread> others;
-  for (int64_t t = 1; t < threads; t++) others.emplace_back(f, count * t / threads, count * (t + 1) / threads);
-  f(0, count / threads);
+  int64_t here = threads;  // those from here on have no thread of their own
+  try {
+    others.reserve(threads);
+    for (int64_t t = 1; t < threads; t++) others.emplace_back(guarded, t);
+  } catch (const std::exception&) { here = 1 + (int64_t)others.size(); }
+  guarded(0);
+  for (int64_t t = here; t < threads; t++) guarded(t);
   for (auto& other : others) other.join();
+  return sufficed;
+}
+
+// f(from, to) over [0, count) in equal parts.
+template <class F> static bool in_parts(int64_t threads, int64_t count, F f) {
+  return in_threads(threads, [=](int64_t t) { f(count * t / threads, count * (t + 1) / threads); });
 }
 
 extern "C" {
 
 Model* fedsim_open(const Field* fields, const double* numbers, int64_t count, const int64_t* borders,
                    int64_t examples, int64_t per_example, int64_t threads) {
-  auto* model = new Model;
-  for (int64_t i = 0; i < threads; i++)
-    model->workers.emplace_back(new Worker(fields, numbers, (int)count, borders, (int)examples, per_example));
-  return model;
+  try {
+    auto model = std::make_unique<Model>();
+    for (int64_t i = 0; i < threads; i++)
+      model->workers.emplace_back(new Worker(fields, numbers, (int)count, borders, (int)examples, per_example));
+    return model.release();
+  } catch (const std::bad_alloc&) { return nullptr; }
 }
 
 void fedsim_close(Model* model) { delete model; }
 
-void fedsim_train(Model* model, const Settings* settings) {
+bool fedsim_train(Model* model, const Settings* settings) {
   std::atomic<int64_t> next{0};
-  auto work = [&](Worker& worker) {
+  return in_threads((int64_t)model->workers.size(), [&](int64_t t) {
+    Worker& worker = *model->workers[t];
     worker.begin_block(*settings);
     for (int64_t row; (row = next++) < settings->count;) worker.train(*settings, row);
-  };
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < model->workers.size(); i++) threads.emplace_back(work, std::ref(*model->workers[i]));
-  work(*model->workers[0]);
-  for (auto& thread : threads) thread.join();
+  });
 }
 
 // Words of 64 bits at step 0 of a stream, for some clients, one after the other.
-void fedsim_words(const uint32_t* key, uint32_t rounds, uint32_t round, uint32_t stream, const int64_t* clients, const int64_t* counts,
+bool fedsim_words(const uint32_t* key, uint32_t rounds, uint32_t round, uint32_t stream, const int64_t* clients, const int64_t* counts,
                   int64_t rows, uint64_t* to) {
-  std::vector<uint32_t> words;
-  for (int64_t row = 0; row < rows; row++) {
-    Address at; memcpy(at.key, key, sizeof at.key);
-    at.nonce[0] = stream << 24; at.nonce[1] = round; at.nonce[2] = (uint32_t)clients[row]; at.rounds = rounds;
-    words.resize((2 * counts[row] + 255) / 256 * 256);
-    chacha_words(at, 2 * counts[row], words.data());
-    memcpy(to, words.data(), 8 * counts[row]);
-    to += counts[row];
-  }
+  return in_threads(1, [=](int64_t) {
+    std::vector<uint32_t> words;
+    uint64_t* place = to;
+    for (int64_t row = 0; row < rows; row++) {
+      Address at; memcpy(at.key, key, sizeof at.key);
+      at.nonce[0] = stream << 24; at.nonce[1] = round; at.nonce[2] = (uint32_t)clients[row]; at.rounds = rounds;
+      words.resize((2 * counts[row] + 255) / 256 * 256);
+      chacha_words(at, 2 * counts[row], words.data());
+      memcpy(place, words.data(), 8 * counts[row]);
+      place += counts[row];
+    }
+  });
 }
 
 // The first `count` normals at some clients' address, row by row; in double precision where the cipher is a full one.
-void fedsim_normals(const uint32_t* key, uint32_t rounds, uint32_t round, uint32_t place, const int64_t* clients,
+bool fedsim_normals(const uint32_t* key, uint32_t rounds, uint32_t round, uint32_t place, const int64_t* clients,
                     int64_t rows, int64_t count, int64_t threads, double* to) {
   int64_t room = (count + GROUP_NORMALS - 1) / GROUP_NORMALS * GROUP_NORMALS;
-  in_threads(rows * count < 100000 ? 1 : threads, rows, [=](int64_t from, int64_t until) {
+  return in_parts(rows * count < 100000 ? 1 : threads, rows, [=](int64_t from, int64_t until) {
     std::vector<float> single(room);
     std::vector<double> precise(room);
     for (int64_t row = from; row < until; row++) {
@@ -237,9 +255,10 @@ void fedsim_normals(const uint32_t* key, uint32_t rounds, uint32_t round, uint32
 
 // total += weights[r] * factor[r] * rows[r] where factor clips to `clip_norm`; NaN and infinite rows count as nothing.
 // norms[r] is the row's norm before. The same sum in the same order whatever the number of threads.
-void fedsim_add_clipped(const float* rows, int64_t count, int64_t size, double clip_norm, int64_t threads,
+bool fedsim_add_clipped(const float* rows, int64_t count, int64_t size, double clip_norm, int64_t threads,
                         const double* weights, double* total, double* norms) {
-  std::vector<double> by(count);
+  std::vector<double> by;
+  if (!in_threads(1, [&](int64_t) { by.resize(count); })) return false;
   auto norm = [&](int64_t from, int64_t to) {
     for (int64_t r = from; r < to; r++) {
       norms[r] = std::sqrt(squares(rows + r * size, size));
@@ -255,7 +274,6 @@ void fedsim_add_clipped(const float* rows, int64_t count, int64_t size, double c
         for (int64_t i = at; i < std::min(to, at + CHUNK); i++) total[i] += by[r] * row[i];
       }
   };
-  in_threads(count * size < 1000000 ? 1 : threads, count, norm);
-  in_threads(count * size < 1000000 ? 1 : threads, size, add);
+  return in_parts(count * size < 1000000 ? 1 : threads, count, norm) && in_parts(count * size < 1000000 ? 1 : threads, size, add);
 }
 }

@@ -6,6 +6,7 @@
 #pragma once
 #include <cstdlib>
 #include <memory>
+#include <new>
 #include <vector>
 #include "gemm.h"
 
@@ -20,6 +21,7 @@ struct Buffer {  // aligned floats, zero at first
     int64_t bytes = (4 * (count + 2 * W) + 63) / 64 * 64;
     free(data);
     data = (float*)aligned_alloc(64, bytes);
+    if (!data) throw std::bad_alloc();
     memset(data, 0, bytes);
   }
 };

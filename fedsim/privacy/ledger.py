@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedsim.errors import BadInput, BudgetExhausted
+from fedsim.durable import PART
+from fedsim.errors import BadInput, BudgetExhausted, FedsimError
 from fedsim.privacy.accounting import epsilon, rough_epsilon
 from fedsim.privacy.balance import Balance as _Balance
 from fedsim.privacy.balance import Deltas
@@ -47,7 +51,8 @@ class Ledger:
     """Events charged by the runs over one population; opened from (or created in) the SQLite file at ``path``.
 
     ``limits`` are checked inside the charging transaction, so runs that share a file cannot overspend together.
-    Raises ``BadInput`` when the file belongs to another population.
+    Raises ``BadInput`` when the file belongs to another population or is no ledger, and ``FedsimError``, here as in all
+    that is done with it, when it cannot be read or written.
     """
 
     def __init__(
@@ -56,14 +61,26 @@ class Ledger:
         self.run, self.clients, self.limits = run, clients, limits or {}
         self._balances: dict[Unit, _Balance] = {"example": _Balance(clients), "client": _Balance(clients)}
         self._seen = 0
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
-        try:
+        self._path = path
+        with self._usable():
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
             # Durable against power loss too: a commit returns only when the event is on disk.
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
+            self._file = _identity(path)
+            self._claim(path, population)
+            self._catch_up()
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:  # the disk, or who may use it, or another process
+            raise FedsimError(
+                f"The ledger {self._path} cannot be used: {error}. Nothing was released that it does not hold; mend "
+                "this, then start or resume the run."
+            ) from error
         except sqlite3.DatabaseError as error:
-            raise BadInput(f"The ledger {path} cannot be used: {error}.") from error
-        self._claim(path, population)
-        self._catch_up()
+            raise BadInput(f"The ledger {self._path} cannot be used: {error}.") from error
 
     def _claim(self, path: Path, population: str) -> None:
         with self._transaction():
@@ -76,15 +93,36 @@ class Ledger:
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()  # whatever went wrong, no other run of this process shall wait for it
+
+    @property
+    def position(self) -> int:
+        """The number of the last charge that it holds; it never falls."""
+        return self._seen
+
     def close(self) -> None:
         """Fold the write-ahead log into the one file and close it."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._db.close()
+        with self._usable():
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.close()
 
     def copy_to(self, path: Path) -> None:
         """Write a copy of the whole ledger, replacing an older copy."""
-        path.unlink(missing_ok=True)
-        self._db.execute("VACUUM INTO ?", (str(path),))
+        part = path.with_name(path.name + PART)
+        with self._usable():
+            part.unlink(missing_ok=True)
+            self._db.execute("VACUUM INTO ?", (str(part),))
+            os.replace(part, path)
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a ledger's file, and before it what SQLite would take for a part of the next one of that name."""
+        for suffix in ("-wal", "-shm", ""):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
 
     def absorb(self, path: Path) -> None:
         """Add all that another ledger was charged with; its clients must be the same, whatever their records."""
@@ -104,22 +142,35 @@ class Ledger:
 
         Raises ``BudgetExhausted``, with nothing recorded, if any client would exceed its limit.
         """
-        with self._transaction():
+        with self._usable():
+            self._check_there()
+            with self._transaction():
+                self._add(round_, charges)
             self._catch_up()
-            rows = [self._row(round_, charge) for charge in charges]
-            before = self._rows(round_)
-            if before:
-                if sorted(map(repr, before)) != sorted(map(repr, rows)):
-                    raise BadInput(f"Round {round_} was charged before with other events; was the scenario changed?")
-                return
-            for charge in charges:
-                self._refuse_overspending(charge)
-            self._db.executemany(
-                "INSERT INTO charges (run, round, unit, noise_multiplier, rate, sampling, relation, count, clients)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
+
+    def _add(self, round_: int, charges: Sequence[Charge]) -> None:
         self._catch_up()
+        rows = [self._row(round_, charge) for charge in charges]
+        before = self._rows(round_)
+        if before:
+            if sorted(map(repr, before)) != sorted(map(repr, rows)):
+                raise BadInput(f"Round {round_} was charged before with other events; was the scenario changed?")
+            return
+        for charge in charges:
+            self._refuse_overspending(charge)
+        self._db.executemany(
+            "INSERT INTO charges (run, round, unit, noise_multiplier, rate, sampling, relation, count, clients)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+    def _check_there(self) -> None:
+        """SQLite goes on writing to a file that was removed: a charge there would be gone with this process."""
+        if self._file != _identity(self._path):
+            raise FedsimError(
+                f"The ledger {self._path} cannot be written: it was removed or replaced while it was in use. Nothing "
+                "was released that it did not hold."
+            )
 
     def _row(self, round_: int, charge: Charge) -> tuple[object, ...]:
         event = charge.event
@@ -132,7 +183,8 @@ class Ledger:
             "SELECT run, round, unit, noise_multiplier, rate, sampling, relation, count, clients FROM charges"
             " WHERE run = ? AND round = ? ORDER BY id"
         )
-        return self._db.execute(query, (self.run, round_)).fetchall()
+        with self._usable():
+            return self._db.execute(query, (self.run, round_)).fetchall()
 
     def charged(self, round_: int) -> bool:
         """Whether this run was charged for a round."""
@@ -229,4 +281,18 @@ class _Transaction:
         self._db.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:  # not where SQLite rolled back by itself, as on a full disk
+                self._db.execute("ROLLBACK")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever it is called; None if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino

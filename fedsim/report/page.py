@@ -1,10 +1,10 @@
 """The page: what the template is given, and the file that it becomes."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.errors import BadInput
+from fedsim.durable import write_whole
+from fedsim.errors import BadInput, FedsimError
 from fedsim.report import (
     attack,
     communication,
@@ -39,8 +39,8 @@ def build_report(run_directory: Path, format: str = "html") -> Path:
     """Write `report.html` (or .md, .pdf) from the record in `run_directory` alone, atomically, and return its path.
 
     Of a sweep's directory its `frontier.html`. The same record gives the same bytes, in a PDF the same pages. Raises
-    FileNotFoundError where there is no `summary.json`, ValueError where a file of the record is damaged, and `BadInput`
-    for another format.
+    FileNotFoundError where there is no `summary.json`, ValueError where a file of the record is damaged, `BadInput`
+    for another format, and `FedsimError` where it cannot be written.
     """
     if format not in FORMATS:
         raise BadInput(f"--format {format}: must be one of {', '.join(FORMATS)}.")
@@ -49,12 +49,10 @@ def build_report(run_directory: Path, format: str = "html") -> Path:
         return _of_sweep(run_directory, format)
     content = _content(read_record(run_directory), format)
     report = run_directory / f"report.{format}"
-    partial = run_directory / f".report.{os.getpid()}.tmp"
     try:
-        partial.write_bytes(content)
-        os.replace(partial, report)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_whole(report, content)
+    except OSError as error:
+        raise FedsimError(f"{report} cannot be written: {error.strerror}.") from error
     return report
 
 

@@ -19,9 +19,9 @@ def people(record: RunRecord) -> str:
     each, method = _each(record, asked), record.summary.get("asynchronous")
     if method:
         began = f"On average {each} of them began between two steps; {_dropped(record, asked)}."
-        return f"{held} {_method(method)} {began}{_staleness(record)}"
+        return f"{held} {_method(method)} {began}{_staleness(record)}{_rejected(record)}"
     fates = f"{_left_out(record)}{_dropped(record, asked)}"
-    return f"{held} On average {each} of them were asked to take part in a round; {fates}."
+    return f"{held} On average {each} of them were asked to take part in a round; {fates}.{_rejected(record)}"
 
 
 def _each(record: RunRecord, total: float) -> str:
@@ -38,6 +38,16 @@ def _dropped(record: RunRecord, asked: float) -> str:
     split = ", ".join(f"{plain.count(number)} {cause}" for cause, number in causes.items() if number)
     why = f" ({split})" if late or absent else ""
     return f"{plain.count(lost)} of {plain.count(asked)} times one dropped out{why}"
+
+
+def _rejected(record: RunRecord) -> str:
+    """Where nodes sent what cannot be right."""
+    found = record.summary.get("deliveries") or {}
+    count = plain.finite(found.get("rejected")) or 0
+    if not count:
+        return ""
+    times = "time" if count == 1 else "times"
+    return f" {plain.count(count)} {times} a reply could not be right and did not count, as if it had not arrived."
 
 
 def _left_out(record: RunRecord) -> str:

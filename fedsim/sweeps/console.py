@@ -79,7 +79,13 @@ def print_sweep(result: SweepResult) -> None:
 
 
 def _measured(setting: Json) -> str:
-    return ", ".join(f"{name} {_interval(value)}" for name, value in setting["objectives"].items())
+    runs = sum(setting["status"].values())
+    return ", ".join(f"{name} {_interval(value)}{_of(value, runs)}" for name, value in setting["objectives"].items())
+
+
+def _of(value: Json | None, runs: int) -> str:
+    """Of how many runs a mean is, where that is not all of them."""
+    return "" if value is None or value["n"] == runs else f" ({value['n']} of {runs} runs)"
 
 
 def _interval(value: Json | None) -> str:

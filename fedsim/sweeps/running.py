@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from fedsim.errors import BadInput, FedsimError
 from fedsim.evaluation import assess
 from fedsim.federation import build_federation
 from fedsim.jsonable import jsonable
+from fedsim.paths import dated
 from fedsim.sweeps.objectives import COSTS
 from fedsim.sweeps.outcome import outcome
 from fedsim.sweeps.record import SweepDirectory, unbegun
@@ -101,7 +101,7 @@ def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) 
     if begun:
         raise BadInput(f"The sweep's directory {out} exists already; name another, or use --resume.")
     plan = _prepared(wanted)
-    path = out if out is not None else Path("sweeps") / f"{plan.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path = out if out is not None else next(path for path in dated(f"sweeps/{plan.name}") if not path.exists())
     return SweepDirectory.create(path, plan), plan
 
 

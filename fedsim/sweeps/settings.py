@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedsim.errors import BadInput
 from fedsim.loading import ScenarioError, _set
+from fedsim.paths import name_of
 from fedsim.problem_texts import dotted, nearest, show
 from fedsim.settings import Count, section
 from fedsim.sweeps.space import Axis, Range, read_space
@@ -112,7 +113,7 @@ def load_sweep(source: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     problems += _problems(file.sweep, axes)
     if problems:
         raise ScenarioError(str(path), problems)
-    base, name = _base(file.base, path), file.name or path.stem
+    base, name = _base(file.base, path), file.name or name_of(path)
     for override in overrides:
         _set(base, override)
     base.setdefault("name", name)
@@ -126,7 +127,7 @@ def _base(base: str | dict[str, Any], path: Path) -> dict[str, Any]:
     raw = _read(file)
     if "sweep" in raw:
         raise BadInput(f'base = "{base}": {file} is a sweep, not a scenario.')
-    raw.setdefault("name", file.stem)
+    raw.setdefault("name", name_of(file))
     return raw
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from fedsim.errors import BadInput
+from fedsim.extras import missing
 from fedsim.seeding import Stream, generator
 from fedsim.sweeps.objectives import directions
 from fedsim.sweeps.search import ATTEMPTS, Scores, random_values
@@ -27,7 +27,7 @@ def require_optuna() -> None:
     try:
         import optuna
     except ImportError as error:
-        raise BadInput('sweep.method = "tpe" needs Optuna: pip install "fedsim[sweep]"') from error
+        raise missing('sweep.method = "tpe"', "optuna", "sweep") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 

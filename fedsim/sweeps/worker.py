@@ -75,14 +75,11 @@ def make(job: Json, on_round: Callable[[Json], None]) -> Result:
     discard_unbegun(path)
     if not path.exists():
         return fedsim.run(parse_scenario(job["scenario"], job["name"]), path, on_round, until=until)
-    if (path / "summary.json").exists():
-        summary = json.loads((path / "summary.json").read_text())
+    file = path / "summary.json"
+    if file.exists() and (path / "report.html").exists():  # which is written last
+        summary = json.loads(file.read_text())
         if summary["status"] != "interrupted" or summary["rounds"] == until:
-            if not (path / "report.html").exists():
-                fedsim.build_report(path)
             return Result(path, summary)
-    for name in ("summary.json", "report.html"):  # of an earlier pause
-        (path / name).unlink(missing_ok=True)
     return fedsim.resume(path, on_round, until=until)
 
 

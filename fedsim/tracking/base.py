@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
-from fedsim.errors import BadInput
 from fedsim.frames import numeric
 
 Row = dict[str, Any]
@@ -67,10 +65,3 @@ def seconds_of(row: Row) -> float:
 def statement(summary: Row) -> str:
     """The privacy statement of every unit, whole, and what no guarantee covers, as JSON."""
     return json.dumps({"privacy": summary.get("privacy") or [], "outside": summary.get("outside") or []}, indent=2)
-
-
-def require(name: str, needs: tuple[str, ...]) -> None:
-    """Raise ``BadInput`` with the command that installs what is missing."""
-    missing = [package for package in needs if find_spec(package) is None]
-    if missing:
-        raise BadInput(f"{name} needs {', '.join(missing)}: pip install 'fedsim[tracking]'")

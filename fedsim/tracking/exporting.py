@@ -7,9 +7,10 @@ from pathlib import Path
 
 from fedsim.comparing.runs import flat
 from fedsim.errors import BadInput
+from fedsim.extras import require
 from fedsim.report.inputs import json_lines, read_document
 from fedsim.tracking import EXPORTS
-from fedsim.tracking.base import Tracked, require
+from fedsim.tracking.base import Tracked
 
 
 def export(run: str | Path, to: str, out: str | Path | None = None) -> Path:
@@ -24,7 +25,7 @@ def export(run: str | Path, to: str, out: str | Path | None = None) -> Path:
         raise BadInput(f"{path} has no summary.json, so there is nothing to export; is it a finished run?")
     if (path / "fold-1").is_dir():
         raise BadInput(f"{path} is a cross-validation, which has no rounds of its own; export {path / 'fold-1'} etc.")
-    require(f"--to {to}", EXPORTS[to].needs)
+    require(f"--to {to}", EXPORTS[to].needs, "tracking")
     folder = Path(out) if out is not None else path / "export" / to
     if folder.exists() and (not folder.is_dir() or (out is not None and any(folder.iterdir()))):
         raise BadInput(f"--out {folder}: it exists already; name another folder.")

@@ -11,9 +11,10 @@ from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedsim.extras import require
 from fedsim.jsonable import jsonable
 from fedsim.tracking import SINKS
-from fedsim.tracking.base import Row, Sink, Tracked, require
+from fedsim.tracking.base import Row, Sink, Tracked
 from fedsim.tracking.settings import Output
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 def check_sinks(scenario: Scenario) -> None:
     """Raise ``BadInput`` with the command that installs what a sink lacks."""
     for name in (scenario.output or Output()).sinks:
-        require(f'output.sinks = "{name}"', SINKS[name].needs)
+        require(f'output.sinks = "{name}"', SINKS[name].needs, "tracking")
 
 
 @dataclass

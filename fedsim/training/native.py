@@ -69,6 +69,8 @@ class NativeTrainer(Trainer):
         self._updates = torch.empty(0)
         self._library = library()
         self._library.fedsim_open.restype = ctypes.c_void_p
+        for name in ("train", "add_clipped", "words", "normals"):
+            getattr(self._library, f"fedsim_{name}").restype = ctypes.c_bool
 
     def train(self, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
         """Train every client, on ``workers`` threads."""
@@ -104,7 +106,8 @@ class NativeTrainer(Trainer):
         if noise is not None:
             settings.deviations, settings.clip_norm = kept(noise.deviations), noise.clip_norm
             settings.noise_stream, settings.count_noise = noise.stream, noise.count_noise or 0.0
-        self._library.fedsim_train(ctypes.c_void_p(self._model(noise is not None)), ctypes.byref(settings))
+        model = ctypes.c_void_p(self._model(noise is not None))
+        _sufficed(self._library.fedsim_train(model, ctypes.byref(settings)))
         if noise is not None:
             result.spent, result.counts = noise.spent(noised), [torch.from_numpy(unclipped)]
         return result
@@ -121,7 +124,7 @@ class NativeTrainer(Trainer):
         norms, weights = torch.empty(clients, dtype=torch.float64), weights.double().contiguous()
         sizes = ctypes.c_int64(clients), ctypes.c_int64(size), ctypes.c_double(clip_norm), ctypes.c_int64(self.workers)
         arrays = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (weights, total, norms))
-        self._library.fedsim_add_clipped(ctypes.c_void_p(updates.data_ptr()), *sizes, *arrays)
+        _sufficed(self._library.fedsim_add_clipped(ctypes.c_void_p(updates.data_ptr()), *sizes, *arrays))
         return norms
 
     def words(self, keystream: Keystream, stream: Stream, clients: Records, counts: Records) -> NDArray[np.uint64]:
@@ -129,9 +132,8 @@ class NativeTrainer(Trainer):
         words, kept = np.empty(int(counts.sum()), np.uint64), _Kept()
         key, numbers = np.frombuffer(keystream.key, np.uint32), (keystream.rounds, keystream.round, stream)
         arrays = [ctypes.c_void_p(kept(array)) for array in (key, clients, counts, words)]
-        self._library.fedsim_words(
-            arrays[0], *map(ctypes.c_uint32, numbers), *arrays[1:3], ctypes.c_int64(len(clients)), arrays[3]
-        )
+        head = (arrays[0], *map(ctypes.c_uint32, numbers), *arrays[1:3])
+        _sufficed(self._library.fedsim_words(*head, ctypes.c_int64(len(clients)), arrays[3]))
         return words
 
     def normals(self, keystream: Keystream, stream: Stream, clients: Tensor, step: int, count: int) -> Tensor:
@@ -140,13 +142,8 @@ class NativeTrainer(Trainer):
         key, ids = kept(np.frombuffer(keystream.key, np.uint32)), kept(clients.numpy())
         nonce = (keystream.rounds, keystream.round, stream << 24 | step)
         sizes = map(ctypes.c_int64, (len(clients), count, self.workers))
-        self._library.fedsim_normals(
-            ctypes.c_void_p(key),
-            *map(ctypes.c_uint32, nonce),
-            ctypes.c_void_p(ids),
-            *sizes,
-            ctypes.c_void_p(values.data_ptr()),
-        )
+        head = (ctypes.c_void_p(key), *map(ctypes.c_uint32, nonce), ctypes.c_void_p(ids))
+        _sufficed(self._library.fedsim_normals(*head, *sizes, ctypes.c_void_p(values.data_ptr())))
         return values
 
     def plain(self, weights: Float[Tensor, "clients params"], batch: Batch) -> Float[Tensor, "clients params"]:
@@ -163,6 +160,12 @@ class NativeTrainer(Trainer):
         """One update; a worker's own memory does not grow with the block."""
         return 4 * self.layout.size
 
+    def forget(self) -> None:
+        """Let go of the memory for a block's updates too."""
+        self._updates = torch.empty(0)
+        self._vectorised.forget()
+        super().forget()
+
     def _room(self, count: int) -> Tensor:
         """Memory for a block's updates, the same for every block: fresh pages cost as much as filling them."""
         if self._updates.numel() < count:
@@ -177,6 +180,12 @@ class NativeTrainer(Trainer):
     def __del__(self) -> None:
         for model in getattr(self, "_models", {}).values():
             self._library.fedsim_close(ctypes.c_void_p(model))
+
+
+def _sufficed(memory: bool) -> None:
+    """Raise what Python would where the library ran out of memory."""
+    if not memory:
+        raise MemoryError("in the native trainer")
 
 
 def _sgd_options(local: LocalTraining) -> dict[str, Any]:

@@ -48,10 +48,13 @@ class Description:
         return cls(np.array(rows, np.int64), np.array(numbers), np.array(borders, np.int64))
 
     def open(self, native: ctypes.CDLL, private: bool, workers: int) -> int:
-        """A handle on the model for so many threads."""
+        """A handle on the model for so many threads; raises ``MemoryError``."""
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in (self.fields, self.numbers, self.borders)]
         sizes = [ctypes.c_int64(value) for value in (len(self.fields), PIECE, private, workers)]
-        return int(native.fedsim_open(pointers[0], pointers[1], sizes[0], pointers[2], *sizes[1:]))
+        handle: int | None = native.fedsim_open(pointers[0], pointers[1], sizes[0], pointers[2], *sizes[1:])
+        if handle is None:
+            raise MemoryError("in the native trainer")
+        return handle
 
 
 def _kind(layer: Layer) -> int:

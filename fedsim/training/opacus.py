@@ -71,6 +71,16 @@ class OpacusTrainer(Trainer):
         rows = zip(updates.split(1), weights.split(1), strict=True)
         return torch.cat([add_clipped(total, update, clip_norm, weight) for update, weight in rows])
 
+    def forget(self) -> None:
+        """Wrap the module anew: activations of a pass that did not end would be taken for the next one's."""
+        if self._wrapped is not None:
+            self._wrapped.to_standard_module()
+            self._wrapped = None
+            for layer in self.module.modules():
+                layer.__dict__.pop("activations", None)
+                layer.__dict__.pop("max_batch_len", None)
+        super().forget()
+
     def bytes_per_client(self, batch_size: int, private: bool) -> int:
         """Weights, gradient and optimizer state; per-example gradients exist for one client at a time."""
         return 4 * self.layout.size * 8

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedsim.algorithms import LocalProblem, LocalTraining
+from fedsim.memory import Halving
 from fedsim.models.layers import Dropout, dropout_layers
 from fedsim.optimizers import build_optimizer
 from fedsim.params import Layout, bind_vector
@@ -54,6 +55,16 @@ class Trainer(ABC):
         self.layout = Layout.of(module)
         self.dropout_layers = dropout_layers(module)
         self.dropout_shapes = _input_shapes(module, self.dropout_layers, task)
+        self.halving = Halving(self.forget)
+
+    def forget(self) -> None:
+        """Let go of what a step that failed for want of memory has left behind."""
+        for layer in self.dropout_layers:
+            layer.mask = None
+        for parameter in self.module.parameters():
+            parameter.grad = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def train(self, local: LocalTraining, problem: LocalProblem, work: Work) -> Trained:
         """Train every client; the updates, in the order of ``work``, last until the next call."""

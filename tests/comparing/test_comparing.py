@@ -136,7 +136,7 @@ def test_a_frame_has_a_line_for_each_run(runs):
 
 def test_without_pandas_it_says_what_to_install(runs, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(BadInput, match=r"pip install 'fedsim\[tracking\]'"):
+    with pytest.raises(BadInput, match=r'pip install "fedsim\[tracking\]"'):
         fedsim.compare(*runs).to_frame()
 
 

@@ -325,7 +325,28 @@ def test_an_interval_beyond_the_possible_is_drawn_and_told_cut(tmp_path: Path) -
     assert (view.scored[0].possible.low, view.scored[0].possible.high) == (0, 1)
     text = built(tmp_path, rows, baselines={})
     assert f"77.5% ± {100 * stats.t.ppf(0.975, 1) * 0.175:.1f}%" in text
-    assert "its interval (0.0% to 100.0%) does not as a whole" in text
+    assert "One seed gives no interval" in text  # the baseline has one
+
+
+def test_whether_the_cheapest_is_certain_is_told_by_pairs_of_seeds(tmp_path: Path) -> None:
+    noisy = [(0.70, 0.71), (0.90, 0.92), (0.80, 0.80)]  # the seeds scatter, the pairs do not
+    pairs = [
+        line(trial, seed, at, pair[trial]) for seed, pair in enumerate(noisy) for trial, at in ((0, 2.0), (1, None))
+    ]
+    low, high = stats.ttest_1samp([ours - 0.95 * theirs for ours, theirs in noisy], 0).confidence_interval(0.95)
+    whole = f"what it has to spare ({100 * low:.1f} percentage points to {100 * high:.1f} percentage points) is above 0"
+    assert whole in built(tmp_path, pairs, baselines={})
+    turned = [row | {"metrics": {"accuracy": noisy[row["seed"] - 2][1]}} if row["trial"] else row for row in pairs]
+    text = FrontierPage(build_frontier(write_sweep(tmp_path / "b", turned, SWEEP | {"baselines": {}}, runs=False))).text
+    assert "goes below 0: more seeds could name another setting" in text
+
+
+def test_of_a_loss_the_spare_is_turned_round() -> None:
+    from fedsim.report.frontier.pareto import spare
+    from fedsim.report.frontier.settings import Setting
+
+    ours, theirs = (Setting(0, {}, (line(0, 3, None, 0, metrics={"loss": x}),), "loss") for x in (1.0, 1.9))
+    assert spare(ours, theirs, False) == pytest.approx([1.0])
 
 
 def test_clients_of_one_size_are_not_told_apart_by_size(page: FrontierPage, tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from scipy.stats import ttest_1samp
 
-from fedsim.sweeps.console import Bar
+from fedsim.sweeps.console import Bar, print_sweep
 from fedsim.sweeps.objectives import directions, means, merit, value_of
 from fedsim.sweeps.outcome import best, interval, non_private, trivial
+from fedsim.sweeps.running import SweepResult
 from fedsim.sweeps.trials import Task, Trial
 
 
@@ -106,6 +107,18 @@ def test_epsilon_is_the_largest_of_the_units_and_infinite_without_any():
     assert value_of(line, "bytes") == 7
     assert value_of(line | {"epsilon": {"example": None, "client": None}}, "epsilon") == math.inf
     assert value_of(line | {"epsilon": {"example": 2.0, "client": "inf"}}, "epsilon") == math.inf
+
+
+def test_a_mean_of_fewer_runs_says_of_how_many(tmp_path, capsys):
+    settings = [
+        {"trial": trial, "values": {}, "status": status, "objectives": {"accuracy": interval([0.5] * number)}}
+        for trial, status, number in ((0, {"completed": 2}, 2), (1, {"completed": 1, "failed": 2}, 1))
+    ]
+    summary = {"name": "s", "counts": {}, "seeds": [0, 1], "settings": settings, "best": [0]}
+    print_sweep(SweepResult(tmp_path, summary, []))
+    lines = capsys.readouterr().out.splitlines()
+    assert "accuracy 0.5000 ± 0.0000 " in lines[1]
+    assert "accuracy 0.5000 (1 of 3 runs)" in lines[2]
 
 
 def test_the_progress_bar_counts_runs_and_shares_of_runs():

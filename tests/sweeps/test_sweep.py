@@ -14,10 +14,11 @@ import pytest
 
 import fedsim
 from fedsim.cli import main
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, FedsimError
 from fedsim.sweeps import worker
 from fedsim.sweeps.entry import failure
 from fedsim.sweeps.pool import Answer
+from fedsim.sweeps.record import SweepDirectory
 from fedsim.sweeps.settings import load_sweep
 from fedsim.sweeps.trials import Task, Trial
 from tests.sweeps.conftest import BASE
@@ -200,6 +201,21 @@ def test_a_sweep_whose_own_files_were_changed_does_not_go_on(whole, here, tmp_pa
     (folder / "trials.jsonl").write_text("{]\n" + (folder / "trials.jsonl").read_text())
     with pytest.raises(BadInput, match=r"trials.jsonl is not valid JSON"):
         fedsim.sweep(folder, resume=True)
+
+
+def test_a_full_disk_is_told_with_what_to_do_and_the_old_file_stays(tmp_path, monkeypatch):
+    directory = SweepDirectory(tmp_path)
+    directory.write("table.json", "old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (lambda: directory.write("table.json", "new"), lambda: directory.append("trials.jsonl", {})):
+        with pytest.raises(FedsimError, match=r"No space left on device.*resume"):
+            write()
+    assert (tmp_path / "table.json").read_text() == "old"
+    directory.close()
 
 
 def test_the_report_of_a_sweep_is_rebuilt_from_its_record(whole, tmp_path, monkeypatch, capsys):

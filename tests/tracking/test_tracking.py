@@ -161,8 +161,8 @@ def test_sinks_change_no_number(tmp_path, finished):
 
 
 def test_what_is_not_installed_is_named_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("fedsim.tracking.base.find_spec", lambda name: None)
-    with pytest.raises(BadInput, match=r'output.sinks = "mlflow" needs mlflow: pip install .fedsim\[tracking\]'):
+    monkeypatch.setattr("fedsim.extras.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r'output.sinks = "mlflow" needs mlflow, .*: pip install "fedsim\[tracking\]"'):
         fedsim.run(parse_scenario(SMALL + "[output]\nsinks = ['mlflow']\n", "small"), tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 

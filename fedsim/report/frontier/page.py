@@ -2,10 +2,11 @@
 
 import base64
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
+from fedsim.durable import write_whole
+from fedsim.errors import FedsimError
 from fedsim.report import plain
 from fedsim.report.canvas import Panel
 from fedsim.report.frontier import fairness, looking, words
@@ -24,17 +25,16 @@ HERE = Path(__file__).parent.parent
 def build_frontier(directory: Path) -> Path:
     """Write `frontier.html` from the record in a sweep's directory alone, atomically, and return its path.
 
-    The same record gives the same bytes. Raises FileNotFoundError where there is no record, and ValueError where a
-    file of it is damaged.
+    The same record gives the same bytes. Raises FileNotFoundError where there is no record, ValueError where a
+    file of it is damaged, and `FedsimError` where the page cannot be written.
     """
     directory = Path(directory)
     page = render(view_of(read_sweep(directory)))
-    report, partial = directory / "frontier.html", directory / f".frontier.{os.getpid()}.tmp"
+    report = directory / "frontier.html"
     try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, report)
-    finally:
-        partial.unlink(missing_ok=True)
+        write_whole(report, page.encode())
+    except OSError as error:
+        raise FedsimError(f"{report} cannot be written: {error.strerror}.") from error
     return report
 
 

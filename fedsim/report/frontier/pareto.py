@@ -53,6 +53,18 @@ def threshold(reference: float, higher: bool) -> float | None:
     return ENOUGH * reference if higher else reference / ENOUGH
 
 
+def spare(setting: Setting, reference: Setting, higher: bool) -> list[float]:
+    """By how much a setting is better than 95 % as good as the reference, for each seed that both measured.
+
+    The reference's own seeds scatter too, often with those of the setting: the difference knows both.
+    """
+    own, theirs = setting.by_seed, reference.by_seed
+    seeds = sorted(own.keys() & theirs.keys())
+    if higher:
+        return [own[seed] - ENOUGH * theirs[seed] for seed in seeds]
+    return [theirs[seed] / ENOUGH - own[seed] for seed in seeds]
+
+
 def cheapest(points: Sequence[Point], limit: float, higher: bool) -> Point | None:
     """The point of least cost that reaches a limit; of several the better one."""
     sign = 1 if higher else -1

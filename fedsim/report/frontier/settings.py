@@ -32,6 +32,11 @@ class Setting:
         return [row for row in self.rows if row.get("status") in MEASURED and measure(row, self.metric) is not None]
 
     @property
+    def by_seed(self) -> dict[int, float]:
+        """The metric for each seed that measured it."""
+        return {row["seed"]: value for row in self.measured if (value := measure(row, self.metric)) is not None}
+
+    @property
     def whole(self) -> bool:
         """Whether every run measured the metric; the mean of those that survived flatters a setting that fails."""
         return len(self.measured) == len(self.rows)

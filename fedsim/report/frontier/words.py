@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from fedsim.report import plain
 from fedsim.report.frontier.axes import sent
-from fedsim.report.frontier.pareto import Point, cheapest
+from fedsim.report.frontier.pareto import Point, cheapest, spare
 from fedsim.report.frontier.settings import MEASURED, epsilon_of
 from fedsim.report.frontier.view import EpsilonView, View, difference_text, epsilon_view, score_text
 from fedsim.report.metrics import metric_text, metric_title
+from fedsim.report.statistics import t_interval
 
 OF = {"example": "one record", "client": "one client"}
 MOST_FAILURES = 50
@@ -88,14 +89,17 @@ def _cheapest(view: View, unit: str, seen: EpsilonView) -> Finding:
 
 
 def _certainty(view: View, point: Point) -> str:
-    score, limit = view.of(point.setting).possible, view.limit or 0.0
-    if not score.known:
+    margins = [] if view.reference is None else spare(point.setting, view.reference.setting, view.higher)
+    if len(margins) < 2:
         return "One seed gives no interval, so chance may have decided this."
-    safe = score.low >= limit if view.higher else score.high <= limit
-    ends = f"{metric_text(view.metric, score.low)} to {metric_text(view.metric, score.high)}"
-    if safe:
-        return f"Its whole interval ({ends}) reaches that."
-    return f"Its mean reaches that, its interval ({ends}) does not as a whole: more seeds could name another setting."
+    found = t_interval(margins)
+    ends = " to ".join(difference_text(view.metric, end) for end in (found.low, found.high))
+    if found.low >= 0:
+        return f"At the same seeds as the baseline, the whole interval of what it has to spare ({ends}) is above 0."
+    return (
+        f"Its mean reaches that, but the interval of what it has to spare at the same seeds ({ends}) goes below 0: "
+        "more seeds could name another setting."
+    )
 
 
 def _cheapest_bytes(view: View, unit: str, chosen: Point) -> list[str]:
