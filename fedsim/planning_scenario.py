@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,7 @@ def foresee(scenario: Scenario, rows: int = ROWS, target_epsilon: float | None =
         "digest": scenario.digest,
         "rounds": scenario.rounds,
         "privacy": [unit.facts(rows, target_epsilon) for unit in units] or [_nothing(scenario)],
-        "notes": list(_notes(scenario, folds)),
+        "notes": [*_notes(scenario, folds), *(_target_notes(units) if target_epsilon is not None else [])],
     }
 
 
@@ -156,20 +157,35 @@ class _Unit:
         before, noise = largest(self.spenders, 0), [value for each in self.plans for value in _noise(each)]
         facts: dict[str, Any] = {
             "unit": plan.unit,
-            "epsilon": self._kept(largest(self.spenders, rounds), before),
+            "epsilon": self._kept(largest(self.spenders, self._last(rounds)), before),
             "delta": max(float(each.deltas.max()) for each in self.plans),
             "participations": self._participations(rounds),
             "noise_multiplier": {"min": min(noise), "max": max(noise)},
             "budget": plan.budget,
-            "clients": self._clients(before),
+            "clients": self._clients(),
             **({"folds": len(self.plans)} if len(self.plans) > 1 else {}),
             **({"spent_before": before} if before else {}),
         }
         if budget is not None:
-            facts["rounds_within_budget"] = self._most_rounds(budget)
+            facts["rounds_within_budget"] = self._fitting
         if target_epsilon is not None:
             facts["target"] = self._target(target_epsilon)
         return facts | {"table": self._table(rows, before)}
+
+    @cached_property
+    def _fitting(self) -> int:
+        """The last round that fits the budget."""
+        return self._most_rounds(self.budget) if self.budget is not None else self.scenario.rounds
+
+    def _last(self, rounds: int) -> int:
+        """The last of so many rounds that takes place: a round that everybody is charged for, or nobody, ends the run.
+
+        Where those are left out who cannot pay, the run goes on with the others.
+        """
+        plan, everybody = self.plans[0], self.scenario.cohort.sampling.kind == "all"
+        whole = isinstance(plan, ClientPlan) and plan.placement == "server"
+        stops = whole or (everybody and self.schedules[0] is None)
+        return min(rounds, self._fitting) if stops else rounds
 
     def _kept(self, value: float, before: float) -> float:
         """An epsilon as the ledger lets it become: whoever would exceed the budget is left out."""
@@ -182,14 +198,15 @@ class _Unit:
         found = most_rounds(self.spenders, target)
         return min(found, self.scenario.rounds) if self.schedules[0] is not None else found
 
-    def _clients(self, before: float) -> dict[str, float]:
+    def _clients(self) -> dict[str, float]:
         """The largest, median and smallest epsilon over clients that take part as often as any may."""
+        last = self._last(self.scenario.rounds)
         values, numbers = zip(
-            *sorted((self._kept(each.epsilon(self.scenario.rounds), before), each.clients) for each in self.spenders),
+            *sorted((self._kept(each.epsilon(last), each.epsilon(0)), each.clients) for each in self.spenders),
             strict=True,
         )
-        last = np.cumsum(numbers)
-        low, high = (values[int(np.searchsorted(last, at, "right"))] for at in ((last[-1] - 1) // 2, last[-1] // 2))
+        ends = np.cumsum(numbers)
+        low, high = (values[int(np.searchsorted(ends, at, "right"))] for at in ((ends[-1] - 1) // 2, ends[-1] // 2))
         return {"max": values[-1], "median": (low + high) / 2, "min": values[0]}
 
     def _table(self, rows: int, before: float) -> list[dict[str, Any]]:
@@ -197,9 +214,9 @@ class _Unit:
         rounds = self.scenario.rounds
         table = []
         for number in sorted({-(-rounds * row // rows) for row in range(1, rows + 1)}):
-            value = largest(self.spenders, number)
+            value, kept = (largest(self.spenders, end) for end in (number, self._last(number)))
             row: dict[str, Any] = {"round": number, "participations": self._participations(number)}
-            row["epsilon"] = self._kept(value, before)
+            row["epsilon"] = self._kept(kept, before)
             table.append(row | ({} if self.budget is None else {"within_budget": value <= self.budget}))
         return table
 
@@ -233,6 +250,16 @@ def _check_relations(shared: str, histories: Sequence[Composition], plan: UnitPl
         raise BadInput(
             f'privacy.ledger = "{shared}": it holds {plan.unit}-level events under {other.pop()}, which do not compose '
             f"with this run's {own}. Use a ledger for each relation."
+        )
+
+
+def _target_notes(units: Sequence[_Unit]) -> Iterator[str]:
+    """How what meets a target is to be read, where anything is protected."""
+    if units:
+        yield (
+            "Any one of what stands under target is enough, all else as it is: the noise multiplier (one for all "
+            "clients), the rounds, or the cohort. Rounds and cohort hold for the noise that the plan has now: where "
+            "the scenario gives a target_epsilon, other rounds get other noise; set noise_multiplier to keep it."
         )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+import fedsim
 from fedsim.cli import main
 from fedsim.data.digits import Digits
 from fedsim.errors import BadInput
@@ -23,6 +24,7 @@ from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.ledger import Ledger
 from fedsim.privacy.plan import Charge
+from tests.conftest import SMALL
 
 BASE = "rounds = 12\n[population]\nclients = 40\n[cohort]\nsampling = { kind = 'poisson', rate = 0.25 }\n"
 CLIENT = BASE + "[privacy.client]\nclip_norm = 1.0\nnoise_multiplier = 1.2\ndelta = 1e-3\n"
@@ -78,6 +80,29 @@ def test_client_level_epsilon_over_the_rounds():
     assert "rounds_within_budget" not in unit
 
 
+@pytest.mark.parametrize(
+    ("privacy", "budget"),
+    [
+        ("[privacy.example]\nclip_norm = 0.7\nnoise_multiplier = 1.1\ndelta = 1e-4\nbudget = 4.0\n", 4.0),
+        ("[privacy.client]\nclip_norm = 0.4\nnoise_multiplier = 1.2\ndelta = 1e-2\nbudget = 3.3\n", 3.3),
+        (
+            "[privacy.client]\nclip_norm = 0.4\nnoise_multiplier = 1.2\ndelta = 1e-2\nbudget = 1.5\n"
+            "[cohort]\nsampling = { kind = 'poisson', rate = 0.5 }\n",
+            1.5,
+        ),
+    ],
+)
+def test_a_run_that_its_budget_ends_spends_what_was_predicted(tmp_path, privacy, budget):
+    scenario = parse_scenario(SMALL + privacy, "budgeted")
+    (unit,) = foresee(scenario)["privacy"]
+    result = fedsim.run(scenario, tmp_path / "run")
+    spent = result.privacy[0]
+    assert (result.summary["status"], result.summary["rounds"]) == ("budget_exhausted", unit["rounds_within_budget"])
+    assert unit["epsilon"] == pytest.approx(spent["epsilon"])
+    assert unit["clients"] == pytest.approx(spent["clients"])
+    assert unit["epsilon"] < budget
+
+
 @pytest.mark.usefixtures("no_data")
 def test_the_rounds_of_a_budget_are_what_counting_up_finds():
     unit = planned(CLIENT + "budget = 2.0\n", rows=12)
@@ -85,7 +110,7 @@ def test_the_rounds_of_a_budget_are_what_counting_up_finds():
     assert 0 < fitting[-1] < 12
     assert unit["rounds_within_budget"] == fitting[-1]
     assert [row["within_budget"] for row in unit["table"]] == [row["round"] <= fitting[-1] for row in unit["table"]]
-    assert unit["epsilon"] == 2.0
+    assert unit["epsilon"] == cost(ROUND, fitting[-1], 1e-3)  # then the run ends
 
 
 @pytest.mark.usefixtures("no_data")
@@ -159,7 +184,9 @@ def test_what_a_shared_ledger_holds_is_counted(tmp_path):
     rows = [epsilon(compose([history, (ROUND, count)]), 1e-3) for count in range(13)]
     assert unit["rounds_within_budget"] == max(count for count in range(13) if rows[count] <= 3.5)
     assert unit["rounds_within_budget"] < alone["rounds_within_budget"]
-    assert unit["clients"] == {"max": 3.5, "median": alone["epsilon"], "min": alone["epsilon"]}
+    last = unit["rounds_within_budget"]
+    others = cost(ROUND, last, 1e-3)
+    assert unit["clients"] == {"max": rows[last], "median": others, "min": others}
     noise = unit["target"]["noise_multiplier"]
     assert epsilon(compose([history, (Event(noise, 0.25, "poisson"), 12)]), 1e-3) <= 2.8
     assert epsilon(compose([history, (Event(noise * 0.999, 0.25, "poisson"), 12)]), 1e-3) > 2.8
@@ -204,13 +231,16 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     file = tmp_path / "x.toml"
     file.write_text(CLIENT)
     assert run(monkeypatch, str(file), "--table", "3", "--target-epsilon", "1", "--json") == 0
-    (unit,) = json.loads(capsys.readouterr().out)["privacy"]
+    plan = json.loads(capsys.readouterr().out)
+    assert any("Any one of what stands under target is enough" in note for note in plan["notes"])
+    (unit,) = plan["privacy"]
     assert [row["round"] for row in unit["table"]] == [4, 8, 12]
     assert unit["target"]["epsilon"] == 1
     for arguments, words in (
         (["--table", "0"], "--table 0"),
         (["--target-epsilon", "-1"], "--target-epsilon -1"),
         (["--rate", "0.1"], "--rate 0.1"),
+        (["--steps", "9"], "--set rounds=9"),
         (["--set", "privacy.client.delta=0.5"], "privacy.client.delta = 0.5"),
         (["--set", "cohort.sampling={kind='fixed',size=41}"], "cohort.sampling.size = 41"),
         (["--set", "privacy.client.noise_multiplier=1e-5"], "privacy.client.noise_multiplier"),

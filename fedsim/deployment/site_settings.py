@@ -13,6 +13,7 @@ from fedsim.documents import parse_toml
 from fedsim.errors import BadInput
 from fedsim.settings import NonNegative, Positive, section
 
+LONGEST_NAME = 200  # characters that are said of a key
 Share = Annotated[float, Field(gt=0, lt=1)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
 
@@ -66,5 +67,5 @@ def load_site(folder: Path) -> SiteSettings:
     try:
         return TypeAdapter(SiteSettings).validate_json(json.dumps(raw, default=str), strict=True)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
+        lines = [f"{'.'.join(map(str, item['loc']))[:LONGEST_NAME]}: {item['msg']}" for item in error.errors()]
         raise BadInput("\n".join([f"{file}: {len(lines)} problem(s)", *(f"  {line}" for line in lines)])) from error

@@ -32,8 +32,6 @@ from fedsim.privacy.plan import Charge
 from fedsim.privacy.selection import Tries
 from fedsim.record import RunDirectory
 from fedsim.report.inputs import read_record
-from fedsim.tracking import EXPORTS
-from fedsim.tracking.base import Tracked
 from tests.fuzzing.files import npy, zipped
 from tests.fuzzing.guard import run_batch
 from tests.fuzzing.targets import TARGETS
@@ -291,15 +289,6 @@ def test_a_damaged_record_has_no_report_but_one_error(tmp_path, name, content):
     (tmp_path / name).write_bytes(content + b"\n")
     with pytest.raises(BadInput, match=name):
         read_record(tmp_path)
-
-
-def test_rounds_of_several_types_are_not_exported_but_said_to_be(tmp_path):
-    pytest.importorskip("pyarrow")
-    sink = EXPORTS["parquet"].open(Tracked("x", "id", {}, tmp_path, 0.0))
-    for value in ("x", 1.5):
-        sink.row({"loss": value})
-    with pytest.raises(BadInput, match="values of several types"):
-        sink.close({})
 
 
 def test_the_campaign_goes_on_where_it_stopped_and_replays_what_it_found(tmp_path, monkeypatch, capsys):
