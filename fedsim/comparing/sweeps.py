@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsim.comparing.labels import flat
+from fedsim.documents import parse_toml
 from fedsim.report import plain
 from fedsim.report.inputs import Json, json_lines
 
@@ -31,7 +31,7 @@ class SweepOfRuns:
         if not rows or not base.exists():
             return cls(path, rows)
         chosen = any(WORKERS in (row.get("values") or {}) for row in rows.values())
-        return cls(path, rows, not chosen and WORKERS not in flat(tomllib.loads(base.read_text())))
+        return cls(path, rows, not chosen and WORKERS not in flat(parse_toml(base.read_text(encoding="utf-8"))))
 
     def finished(self) -> list[Path]:
         """The directories of the runs that have a summary and did not fail, in the order of their names."""
