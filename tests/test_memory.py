@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import subprocess
@@ -50,13 +51,13 @@ def short_of_memory(monkeypatch, error, room=ROOM):
     """Let every block of more than ``room`` clients fail after it has trained; the lengths of all that were tried."""
     tried = []
 
-    def train(federation, job, work, store):
+    def train(federation, job, work, store, total):
         tried.append(len(work.clients))
         if len(work.clients) > room:
             # All but what changes the clients' state: the store's write comes last, and is left out.
-            train_one_block(federation, job, work, store and CopyOf(store))
+            train_one_block(federation, job, work, store and CopyOf(store), total)
             raise error
-        return train_one_block(federation, job, work, store)
+        return train_one_block(federation, job, work, store, total)
 
     monkeypatch.setattr("fedsim.client.train_one_block", train)
     return tried
@@ -96,8 +97,10 @@ def assert_same(first, second):
             assert one == other, field.name
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("trainer", ["native", "vectorised", "opacus"])
+@pytest.mark.parametrize(
+    ("trainer", "setting"),
+    [*itertools.product(["native", "opacus"], SETTINGS), ("vectorised", "plain"), ("vectorised", "both units")],
+)
 def test_a_block_that_does_not_fit_is_halved_and_the_numbers_stay(trainer, setting, federation, tmp_path, monkeypatch):
     text, overrides = SETTINGS[setting]
     built = federation(f"engine.trainer={trainer}", "engine.workers=1", *overrides, text=SMALL + text)

@@ -17,6 +17,7 @@ from fedsim.sweeps.trials import Task, Trial
 
 Json = dict[str, Any]
 MOST_ROWS = 30
+LEAST_SHOWN = 5e-5  # half an interval below this would read ± 0.0000
 
 
 class Bar(Watcher):
@@ -156,7 +157,9 @@ def _remarks(setting: Json, trivial: Json | None) -> Iterator[str]:
 
 def _measured(setting: Json) -> str:
     runs = sum(setting["status"].values())
-    return ", ".join(f"{name} {_interval(value)}{_of(value, runs)}" for name, value in setting["objectives"].items())
+    return ", ".join(
+        f"{name} {_interval(name, value)}{_of(value, runs)}" for name, value in setting["objectives"].items()
+    )
 
 
 def _of(value: Json | None, runs: int) -> str:
@@ -164,11 +167,12 @@ def _of(value: Json | None, runs: int) -> str:
     return "" if value is None or value["n"] == runs else f" ({value['n']} of {runs} runs)"
 
 
-def _interval(value: Json | None) -> str:
+def _interval(name: str, value: Json | None) -> str:
+    """A mean with half of its interval; an epsilon that all seeds spend alike is no estimate."""
     if value is None:
         return "not measured"
     mean = value["mean"]
-    if value["low"] is None:
+    if value["low"] is None or value["high"] - mean < LEAST_SHOWN:
         return f"{mean:.4f}" if isinstance(mean, float) else str(mean)
     half = f"{value['high'] - mean:.4f}"
-    return f"{mean:.4f}" + (f" ± {half}" if float(half) else "")
+    return f"{mean:.4f}" + ("" if name.startswith("epsilon") and not float(half) else f" ± {half}")

@@ -118,14 +118,16 @@ def test_a_mean_of_fewer_runs_says_of_how_many(tmp_path, capsys):
     summary |= {"objectives": ["accuracy"], "baselines": {"trivial": None}}
     print_sweep(SweepResult(tmp_path, summary, []))
     lines = capsys.readouterr().out.splitlines()
-    assert "accuracy 0.5000 ± 0.0000 " in lines[1]
+    assert "accuracy 0.5000 " in lines[1]
     assert "accuracy 0.5000 (1 of 3 runs)" in lines[2]
 
 
 def test_the_terminal_says_what_its_lines_mean(tmp_path, capsys):
     def setting(trial, mean, status):
         score = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 5}
-        return {"trial": trial, "values": {"rounds": trial}, "status": status, "objectives": {"accuracy": score}}
+        spent = {"mean": 2.0, "low": 1.99999, "high": 2.00001, "n": 5}
+        objectives = {"accuracy": score, "epsilon": spent}
+        return {"trial": trial, "values": {"rounds": trial}, "status": status, "objectives": objectives}
 
     cost = {"one_run": 2.0, "everything": 7.5, "delta": 1e-4, "runs_without_a_guarantee": 5}
     summary = {
@@ -142,8 +144,8 @@ def test_the_terminal_says_what_its_lines_mean(tmp_path, capsys):
     print_sweep(SweepResult(tmp_path, summary, []))
     assert capsys.readouterr().out.splitlines() == [
         "s: 2 settings (mean and 95 % t interval over 5 seeds)",
-        "*    0  accuracy 0.9000 ± 0.1000  rounds = 0",
-        "     1  accuracy 0.1000 ± 0.1000 [4 pruned] [no better than without learning]  rounds = 1",
+        "*    0  accuracy 0.9000 ± 0.1000, epsilon 2.0000  rounds = 0",
+        "     1  accuracy 0.1000 ± 0.1000, epsilon 2.0000 [4 pruned] [no better than without learning]  rounds = 1",
         "* the best accuracy",
         "privacy, example level: one run spends at most epsilon 2, all together 7.5 (delta 0.0001; 5 runs without a "
         "guarantee left out; selection is declared public)",
