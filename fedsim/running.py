@@ -161,10 +161,12 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(None, federation.scenario)
-    session = _open(federation, directory, None)
-    session.engine, session.sends_state = "flower", True
-    setup = time.perf_counter() - began
-    result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
+    with directory.held():
+        session = _open(federation, directory, None)
+        session.engine, session.sends_state = "flower", True
+        setup = time.perf_counter() - began
+        with session.ledger:
+            result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
     logging.getLogger("flwr").info("fedsim: %s; %s", result.summary["status_reason"], result.directory.resolve())
 
 

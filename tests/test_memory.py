@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import subprocess
@@ -96,8 +97,10 @@ def assert_same(first, second):
             assert one == other, field.name
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("trainer", ["native", "vectorised", "opacus"])
+@pytest.mark.parametrize(
+    ("trainer", "setting"),
+    [*itertools.product(["native", "opacus"], SETTINGS), ("vectorised", "plain"), ("vectorised", "both units")],
+)
 def test_a_block_that_does_not_fit_is_halved_and_the_numbers_stay(trainer, setting, federation, tmp_path, monkeypatch):
     text, overrides = SETTINGS[setting]
     built = federation(f"engine.trainer={trainer}", "engine.workers=1", *overrides, text=SMALL + text)

@@ -28,8 +28,8 @@ from fedsim.versions import check_versions, pinned, wrong
 from tests.conftest import CLIENT_PRIVACY, SMALL
 
 PACKAGE = Path(fedsim.__file__).parent
-# Where the time of day is asked for: names of folders, certificates, and how far two clocks are apart.
-TIME_OF_DAY = {"paths.py", "deployment/keys.py", "deployment/checking.py"}
+# Where the time of day is asked for: names of folders, certificates, how far two clocks are apart, Flower's messages.
+TIME_OF_DAY = {"paths.py", "deployment/keys.py", "deployment/checking.py", "deployment/inflating.py"}
 
 
 # Clocks

@@ -18,10 +18,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def remove_ledger(path: Path) -> None:
-    """Remove a ledger, and before it what SQLite would take for a part of the next one of that name.
-
-    Raises ``FedsimError`` where that cannot be done.
-    """
+    """Remove a ledger with what SQLite keeps beside it; raises ``FedsimError`` where that cannot be done."""
     try:
         for suffix in ("-wal", "-shm", ""):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
