@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,7 +29,7 @@ from fedsim.privacy.keystream import Keystream
 from fedsim.privacy.plan import adaptive
 from fedsim.seeding import Stream
 from fedsim.training.work import Held, Work, epoch_batches, poisson_batches
-from fedsim.updates import BlockReply, Store, train_one_block
+from fedsim.updates import BlockReply, Store, client_weights, train_one_block
 
 app = ClientApp()
 
@@ -83,9 +84,15 @@ def train_clients(federation: Federation, job: TrainJob, store: Store | None = N
         )
     keystream = Keystream.of(federation.plan.randomness, federation.scenario.draw_seed, job.round)
     sums = BlockReply(WeightedSum(federation.sum_size, federation.device))
+    # Blocks that train one after the other add to one sum, so that where they are cut does not show in its rounding.
+    shared = sums.updates.total if federation.trainer.parallel_blocks == 1 else None
 
     def train(block: Indices) -> BlockReply:
-        return train_one_block(federation, job, block_work(federation, job, block, keystream), store)
+        total = shared.clone() if shared is not None else None
+        reply = train_one_block(federation, job, block_work(federation, job, block, keystream), store, total)
+        if shared is not None:  # last: where memory runs out before, nothing was added, and these train again
+            reply.updates.total = shared.copy_(reply.updates.total)
+        return reply
 
     def within_memory(block: Indices) -> BlockReply:
         return federation.trainer.halving.run(train, block, divisible=not apart(federation, block)[1])
@@ -94,12 +101,13 @@ def train_clients(federation: Federation, job: TrainJob, store: Store | None = N
         sums.add(part)
     if federation.plan.client is not None and not federation.plan.trusts_the_server:
         sums.invalid = 0  # local privacy covers the update alone: whether it was NaN stays with the client
-    total = sums.updates
-    counts = (sums.gradients_unclipped, sums.updates_unclipped if adaptive(federation.plan.client) else 0.0)
+    total, weight = sums.updates, float(client_weights(federation, np.sort(job.clients)).sum())
+    gradients = math.fsum(torch.cat(sums.gradients_unclipped).tolist()) if sums.gradients_unclipped else 0.0
+    counts = (gradients, sums.updates_unclipped if adaptive(federation.plan.client) else 0.0)
     whole = join_rows(sums.rows) if federation.stacks else None
     values = total.total.cpu().numpy()
     state = carried.rows if carried else None
-    return TrainReply(values, total.weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole, state=state)
+    return TrainReply(values, weight, total.clients, sums.invalid, sums.spent, *counts, rows=whole, state=state)
 
 
 def _side_by_side(
@@ -179,10 +187,11 @@ def plain_steps(local: LocalTraining, sizes: Indices) -> Indices:
 def blocks(federation: Federation, clients: Indices) -> list[Indices]:
     """Slices of the cohort as the trainer wants them, that fit the memory budget together.
 
-    Clients of like size stay together, so that little is padded.
+    Clients of like size stay together, so that little is padded. The order that they are asked in does not show.
     """
     if len(clients) == 0:
         return []
+    clients = np.sort(clients)
     local, trainer = federation.scenario.algorithm.local, federation.trainer
     threads = min(federation.workers, trainer.parallel_blocks)
     private = federation.plan.example is not None

@@ -17,6 +17,7 @@ from fedsim.communication import COMPRESSIONS
 from fedsim.data import SOURCES
 from fedsim.data.columns import COLUMNS
 from fedsim.data.scaling import SCALINGS
+from fedsim.data.synthetic import PROBLEMS
 from fedsim.devices import AVAILABILITIES, BANDWIDTHS, SPEEDS
 from fedsim.errors import BadInput
 from fedsim.listing_sections import section_at
@@ -35,6 +36,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "data.source": dict(SOURCES),
     "data.features.kind": dict(COLUMNS),
     "data.scaling.kind": dict(SCALINGS),
+    "data.problem.kind": dict(PROBLEMS),
     "population.partition.kind": dict(PARTITIONS),
     "task.kind": dict(TASKS),
     "model.name": dict(MODELS),
@@ -46,6 +48,7 @@ TABLES: dict[str, dict[str, Any]] = {
     "attack.kind": dict(ATTACKS),
     "devices.compute.kind": dict(SPEEDS),
     "devices.upload.kind": dict(BANDWIDTHS),
+    "devices.download.kind": dict(BANDWIDTHS),
     "devices.availability.kind": dict(AVAILABILITIES),
     "asynchronous.kind": dict(ASYNCHRONOUS),
     "asynchronous.staleness.kind": dict(STALENESS),

@@ -43,4 +43,4 @@ def root_work(federation: Federation, root: Population, job: TrainJob) -> Work:
     records, lengths = epoch_batches(
         held, local.batch_size, steps, lambda counts: federation.trainer.words(keystream, Stream.ROOT, clients, counts)
     )
-    return Work(clients, records, lengths, keystream, local.batch_size)
+    return Work(clients, records, lengths, keystream, local.batch_size, held=held)

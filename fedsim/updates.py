@@ -34,13 +34,17 @@ Store = ClientStore | CarriedRows
 
 @dataclass
 class BlockReply:
-    """What blocks' clients answer: reports added up or one by one, invalid ones, events, and centred counts."""
+    """What blocks' clients answer: reports added up or one by one, invalid ones, events, and centred counts.
+
+    The counts of gradients, which are noised, are those of each client and step: added up in any order but this one,
+    they would round otherwise.
+    """
 
     updates: WeightedSum
     rows: list[Rows] = field(default_factory=list)
     invalid: int = 0
     spent: Counter[Event] = field(default_factory=Counter)
-    gradients_unclipped: float = 0.0
+    gradients_unclipped: list[Tensor] = field(default_factory=list)
     updates_unclipped: float = 0.0
 
     def add(self, other: BlockReply) -> None:
@@ -53,13 +57,18 @@ class BlockReply:
         self.updates_unclipped += other.updates_unclipped
 
 
-def train_one_block(federation: Federation, job: TrainJob, work: Work, store: Store | None) -> BlockReply:
-    """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept."""
+def train_one_block(
+    federation: Federation, job: TrainJob, work: Work, store: Store | None, total: Tensor | None = None
+) -> BlockReply:
+    """Train a block of clients; their reports are clipped, noised if privacy is local, and added up or kept.
+
+    They are added to ``total`` where one is given.
+    """
     clip_norm = job.clip_norms.get("client", federation.scenario.algorithm.aggregation.bound)
     kept = store.read(work.clients) if store is not None else np.zeros((len(work.clients), 0), np.float32)
     trained = _train(federation, job, work, kept)
     tamper(federation, work, trained.updates)
-    reply = BlockReply(WeightedSum(federation.sum_size, federation.device))
+    reply = BlockReply(WeightedSum(federation.sum_size, federation.device, total))
     # What is compressed is noised already where privacy is local, and is clipped afterwards where the server noises.
     local = federation.plan.client is not None and federation.plan.client.placement == "client"
     own_norms = _noise_each(federation, clip_norm, work, trained) if local else None
@@ -78,7 +87,7 @@ def train_one_block(federation: Federation, job: TrainJob, work: Work, store: St
         reply.rows.append(_rows(work.clients, weights, reports, sound))
         valid &= sound
     reply.invalid, reply.spent = int((~valid).sum()), trained.spent
-    reply.gradients_unclipped, reply.updates_unclipped = trained.unclipped, centred_count(norms, clip_norm)
+    reply.gradients_unclipped, reply.updates_unclipped = trained.counts, centred_count(norms, clip_norm)
     if store is not None:  # last: where memory runs out before, these clients train again from what they kept
         store.write(job.round, work.clients, kept)
     return reply

@@ -26,6 +26,7 @@ from fedsim.privacy.events import Event
 from fedsim.privacy.keystream import Keystream
 from fedsim.training import TRAINERS, Trainer
 from fedsim.training.native import obstacle
+from fedsim.training.trainer import Trained
 from fedsim.training.work import Work
 
 SMALL = """
@@ -140,6 +141,11 @@ def batches_of(work: Work, client: int) -> list[np.ndarray]:
     """The batches of one client of a block."""
     row = work.clients.tolist().index(client)
     return [work.batch(row, step) for step in range(int(work.steps[row]))]
+
+
+def unclipped(trained: Trained) -> float:
+    """The sum of the noised centred counts."""
+    return float(torch.cat(trained.counts).sum()) if trained.counts else 0.0
 
 
 def without_noise(work: Work) -> Work:

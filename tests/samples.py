@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -22,6 +23,14 @@ def images():
     digits = Digits().load(0)
     train, test = digits.train, digits.test
     return dataset(train.features[:RECORDS], train.labels[:RECORDS], test.features[:HELD_OUT], test.labels[:HELD_OUT])
+
+
+def owned_images():
+    """The same digits, held by eight people."""
+    whole = images()
+    owners = [np.arange(len(part)) % 8 for part in (whole.train, whole.test)]
+    train, test = (replace(part, owners=own) for part, own in zip((whole.train, whole.test), owners, strict=True))
+    return replace(whole, train=train, test=test, owners=tuple("abcdefgh"))
 
 
 def rows():
@@ -65,6 +74,13 @@ SAMPLES = {
     "next character": (lambda: texts("tokens"), NextCharacter()),
     "reconstruction": (images, Reconstruction()),
 }
+
+
+def load(sample: str) -> Dataset:
+    """A data source of scenarios: ``data = { source = "tests.samples:load", settings = { sample = "rows" } }``."""
+    return owned_images() if sample == "owned images" else SAMPLES[sample][0]()
+
+
 SIGNATURES = [
     Signature((1, 8, 8), (10,)),
     Signature((3, 9, 12), (1,)),

@@ -51,13 +51,13 @@ def short_of_memory(monkeypatch, error, room=ROOM):
     """Let every block of more than ``room`` clients fail after it has trained; the lengths of all that were tried."""
     tried = []
 
-    def train(federation, job, work, store):
+    def train(federation, job, work, store, total):
         tried.append(len(work.clients))
         if len(work.clients) > room:
             # All but what changes the clients' state: the store's write comes last, and is left out.
-            train_one_block(federation, job, work, store and CopyOf(store))
+            train_one_block(federation, job, work, store and CopyOf(store), total)
             raise error
-        return train_one_block(federation, job, work, store)
+        return train_one_block(federation, job, work, store, total)
 
     monkeypatch.setattr("fedsim.client.train_one_block", train)
     return tried

@@ -8,10 +8,13 @@ from torch import Tensor
 
 
 class WeightedSum:
-    """A running sum in float64, so that the size of blocks and the order of clients do not show in the result."""
+    """A running sum in float64, so that the size of blocks and the order of clients hardly show in the result.
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.total: Tensor = torch.zeros(size, dtype=torch.float64, device=device)
+    With ``total`` it goes on with another sum's, which then has what is added to it already.
+    """
+
+    def __init__(self, size: int, device: torch.device, total: Tensor | None = None) -> None:
+        self.total: Tensor = torch.zeros(size, dtype=torch.float64, device=device) if total is None else total
         self.weight = 0.0
         self.clients = 0
 
@@ -21,6 +24,7 @@ class WeightedSum:
 
     def add_sum(self, total: Float[Tensor, " params"], weight: float, clients: int) -> None:
         """Add a block's sum."""
-        self.total += total
+        if total is not self.total:
+            self.total += total
         self.weight += weight
         self.clients += clients

@@ -17,7 +17,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
 from fedsim.params import bind_vector
-from fedsim.privacy.clipping import clip_factors, narrowed
+from fedsim.privacy.clipping import add_clipped, clip_factors, narrowed
 from fedsim.tasks import Task
 from fedsim.training.trainer import Trainer
 from fedsim.training.work import Batch
@@ -59,6 +59,17 @@ class OpacusTrainer(Trainer):
             rows.append(total)
             counts.append(count)
         return torch.stack(rows), torch.tensor(counts, dtype=torch.float64)
+
+    def add_clipped(
+        self,
+        total: Float[Tensor, " params"],
+        updates: Float[Tensor, "clients params"],
+        clip_norm: float,
+        weights: Tensor,
+    ) -> Float[Tensor, " clients"]:
+        """One after the other, so that the block that a client is in does not show in the sum's rounding."""
+        rows = zip(updates.split(1), weights.split(1), strict=True)
+        return torch.cat([add_clipped(total, update, clip_norm, weight) for update, weight in rows])
 
     def forget(self) -> None:
         """Wrap the module anew: activations of a pass that did not end would be taken for the next one's."""

@@ -43,11 +43,6 @@ class Trained:
     counts: list[Tensor] = field(default_factory=list)
     state: Tensor | None = None
 
-    @property
-    def unclipped(self) -> float:
-        """The sum of the noised centred counts."""
-        return float(torch.cat(self.counts).sum()) if self.counts else 0.0
-
 
 class Trainer(ABC):
     """Trains clients whose weights are rows of one stack ``[clients, params]``."""

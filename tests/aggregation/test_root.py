@@ -7,11 +7,12 @@ import pytest
 import torch
 
 import fedsim
+from fedsim.algorithms import ALGORITHMS
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
 from fedsim.root import root_update
 from tests.aggregation.runs import scenario
-from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of
+from tests.conftest import EXAMPLE_PRIVACY, SMALL, job_of, settings_of
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -74,3 +75,16 @@ def test_root_records_are_declared_in_the_statement(tmp_path):
 def test_more_root_records_than_the_source_can_spare_are_refused():
     with pytest.raises(BadInput, match=r"root_records = 100000: the source has \d+ test records"):
         build_federation(scenario('algorithm.aggregation={kind="fltrust", root_records=100000}'))
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_trains_on_the_root_records_or_says_why_not(algorithm, tmp_path):
+    """Also those that look at all records at once, as mimelite's gradients and qfedavg's losses do."""
+    steps = () if ALGORITHMS[algorithm].one_step else ("algorithm.local.steps=2",)
+    own = (*settings_of(algorithm), *steps)
+    overrides = ('algorithm.aggregation={kind="fltrust", root_records=40}', *own)
+    if ALGORITHMS[algorithm].personalises or build_federation(scenario(*own)).state_size:
+        with pytest.raises(BadInput, match=r'algorithm\.aggregation\.kind = "fltrust"'):
+            build_federation(scenario(*overrides))
+        return
+    assert fedsim.run(scenario(*overrides, "rounds=1"), tmp_path / "run").summary["status"] == "completed"

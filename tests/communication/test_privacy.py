@@ -173,8 +173,8 @@ def _words_of_the_noise(patch):
 def _adds_state_after_clipping(patch):
     add = fedsim.updates.train_one_block
 
-    def wrong(federation, job, work, store):
-        reply = add(federation, job, work, store)
+    def wrong(federation, job, work, store, total):
+        reply = add(federation, job, work, store, total)
         reply.updates.total += torch.from_numpy(store.read(work.clients)).double().sum(dim=0)
         return reply
 
