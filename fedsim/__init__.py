@@ -80,3 +80,8 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    """What is public, though it is not imported yet."""
+    return sorted({*globals(), *__all__})

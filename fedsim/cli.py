@@ -104,10 +104,17 @@ def report(
 
 @app.command()
 def check(scenario: ScenarioFile, overrides: Overrides = None, debug: Debug = False) -> None:
-    """Check a scenario whole: the file, its data, its model and its privacy settings. Nothing is written."""
+    """Check a scenario whole: the file, its data, model and privacy settings; or a sweep. Nothing is written."""
+    from fedsim.loading import load_scenario
+    from fedsim.sweeps.settings import is_sweep
+
+    if is_sweep(scenario):
+        from fedsim.sweeps.preparing import check_sweep
+
+        print(check_sweep(scenario, overrides or ()))
+        return
     from fedsim.federation import build_federation
     from fedsim.folds import limit_lines
-    from fedsim.loading import load_scenario
 
     federation = build_federation(load_scenario(scenario, overrides or ()))
     print(
@@ -141,21 +148,29 @@ def describe(
 
 @app.command(name="list")
 def list_(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Such as model.lstm, or a section.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="As model.lstm, a section, or sweep.")] = None,
     debug: Debug = False,
 ) -> None:
-    """List what a scenario can name: data sources, partitions, models, algorithms; of a NAME its settings."""
+    """List what a scenario can name: data sources, partitions, models, algorithms; of a NAME its settings.
+
+    fedsim list sweep tells what a sweep file says.
+    """
     from fedsim.listing import entry_text, tables_text
 
     print(tables_text() if name is None else entry_text(name))
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    sweep: Annotated[bool, typer.Option("--sweep", help="Of sweep files instead.")] = False,
+) -> None:
     """Print the JSON schema of scenario files, for editors."""
-    from fedsim.loading import adapter
+    from pydantic import TypeAdapter
 
-    print(json.dumps(adapter().json_schema(), indent=2))
+    from fedsim.loading import adapter
+    from fedsim.sweeps.settings import SweepFile
+
+    print(json.dumps((TypeAdapter(SweepFile) if sweep else adapter()).json_schema(), indent=2))
 
 
 def _refuse_another(scenario: Scenario, run: Path) -> None:
@@ -227,7 +242,8 @@ def _unexpected(error: Exception) -> str:
     from fedsim.memory import ADVICE, in_words, ran_out
 
     if ran_out(error):
-        return f"Out of memory ({in_words(error)}). {ADVICE} A run that had begun goes on with: fedsim resume RUN"
+        advice = f"{ADVICE} Less data takes less, too. A run that had begun goes on with: fedsim resume RUN"
+        return f"Out of memory ({in_words(error)}). {advice}"
     return f"Something unexpected went wrong ({type(error).__name__}): {error}. Run again with --debug."
 
 

@@ -104,7 +104,8 @@ def _refuse_beside(what: str, settings: dict[str, Any]) -> None:
     spelled = {"noise_multiplier": "noise", "table_rows": "table"}
     for name, value in settings.items():
         option = spelled.get(name, name).replace("_", "-")
-        raise BadInput(f"--{option} {value}: has nothing to do with {what}; leave one of them out.")
+        hint = f"; to plan for so many rounds: --set rounds={value}" if (what, name) == ("a SCENARIO", "steps") else ""
+        raise BadInput(f"--{option} {value}: has nothing to do with {what}; leave one of them out{hint}.")
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

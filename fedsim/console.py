@@ -69,7 +69,7 @@ def progress_line(quiet: bool, *counts: ProgressColumn) -> Iterator[Progress | N
     # Where it is narrow, the status is what is cut, not the counts and times.
     status = TextColumn("{task.fields[status]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
     bar = BarColumn(bar_width=24 if console.width >= 120 else 8)
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    times = (TextColumn("elapsed"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     with Progress(*counts, bar, status, *times, console=console, transient=True, expand=True) as progress:
         yield progress
 
@@ -160,7 +160,7 @@ def as_lines(values: dict[str, Any], indent: str = "") -> str:
 
 
 def _shown(value: Any) -> str:
-    return "not applicable" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return "none" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _is_table(rows: list[Any]) -> bool:

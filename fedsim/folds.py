@@ -16,6 +16,7 @@ from fedsim.errors import BadInput
 from fedsim.federation import Federation, build_federation
 from fedsim.population.statistics import size_statistics
 from fedsim.privacy.ledger import Ledger
+from fedsim.privacy.ledger_file import remove_ledger
 from fedsim.privacy.outside import outside
 from fedsim.privacy.plan import PrivacyPlan
 from fedsim.privacy.statement import privacy_entries
@@ -160,7 +161,7 @@ def _fold(number: int, summary: dict[str, Any]) -> dict[str, Any]:
 def _privacy(scenario: Scenario, path: Path, together: Federation, folds: int) -> list[dict[str, Any]]:
     """The statement of every unit, over the events of all folds: one ledger, written beside the summary, holds them."""
     file = path / "ledger.db"
-    Ledger.remove(file)
+    remove_ledger(file)
     ledger = Ledger(file, together.population.digest(), len(together.population), run="")
     for number in range(1, folds + 1):
         ledger.absorb(path / f"fold-{number}" / "ledger.db")

@@ -21,6 +21,7 @@ from fedsim.data.synthetic import PROBLEMS
 from fedsim.devices import AVAILABILITIES, BANDWIDTHS, SPEEDS
 from fedsim.errors import BadInput
 from fedsim.listing_sections import section_at
+from fedsim.listing_sweeps import names, sweep_text
 from fedsim.models import MODELS
 from fedsim.optimizers import ELEMENTWISE, optimizer_classes
 from fedsim.population import PARTITIONS
@@ -66,18 +67,25 @@ def tables_text() -> str:
         lines += [key, *(f"  {name:<18} {_about(entry).splitlines()[0]}" for name, entry in table.items())]
     lines += ["algorithm.local.optimizer", f"  {', '.join(ELEMENTWISE)}"]
     lines += ["algorithm.server.optimizer", f"  {', '.join(sorted(optimizer_classes()))}"]
-    return "\n".join(lines)
+    return "\n".join([*lines, "A sweep file has its own keys: fedsim list sweep"])
 
 
 def _about(entry: Any) -> str:
     return (entry.__doc__ or "").strip()
 
 
+def _words(entry: Any) -> str:
+    """The whole docstring as text."""
+    return " ".join(_about(entry).split()).replace("``", "")
+
+
 def entry_text(wanted: str) -> str:
-    """What ``wanted`` is, such as ``lstm``, ``model.name.lstm`` or the section ``devices``, a line for each setting.
+    """What ``wanted`` is, such as ``lstm``, ``model.name.lstm``, the section ``devices`` or ``sweep``, by its settings.
 
     Raises ``BadInput`` when there is no such entry, or more than one.
     """
+    if wanted in names():
+        return sweep_text(_words, lambda part: _columns(_settings(part, "")))
     found = section_text(wanted)
     if found is not None:
         return found
@@ -96,7 +104,7 @@ def section_text(path: str) -> str | None:
         return None
     lines = [f"[{path}]"]
     if isinstance(found, type):
-        return "\n".join([*lines, " ".join(_about(found).split()), *_columns(_settings(found, ""))])
+        return "\n".join([*lines, _words(found), *_columns(_settings(found, ""))])
     key, entries = found
     off = ['It is off where it is left out, or with kind = "none".'] if path == "attack" else []
     lines += [f"  {name:<18} {_about(entry).splitlines()[0]}" for name, entry in entries.items()]

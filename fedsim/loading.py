@@ -267,6 +267,16 @@ def _fields_of(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str]:
     return list(node.get("properties", {}))
 
 
+def json_type(key: str, raw: dict[str, Any]) -> str | None:
+    """What JSON calls the type of the setting at a dotted key, such as "integer"; None where it can be several."""
+    schema = _schema()
+    node, value = schema, raw
+    for step in key.split("."):
+        value = value.get(step, {}) if isinstance(value, dict) else {}
+        node = _resolve(schema, node, step, value)
+    return node.get("type")
+
+
 def _resolve(schema: dict[str, Any], node: dict[str, Any], step: str | int, value: Any) -> dict[str, Any]:
     """The schema below ``step``, references followed; of several alternatives the one that fits the value."""
     child = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})

@@ -30,4 +30,4 @@ def dated(name: str) -> Iterator[Path]:
 
 def name_of(file: Path) -> str:
     """The name of a scenario that gives none: its file's, as far as its characters may be in one."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).lstrip("-_.")[:100] or "scenario"
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", file.stem).lstrip("-_.")[:100].rstrip("-") or "scenario"

@@ -72,7 +72,7 @@ def foresee(scenario: Scenario, rows: int = ROWS, target_epsilon: float | None =
         "digest": scenario.digest,
         "rounds": scenario.rounds,
         "privacy": [unit.facts(rows, target_epsilon) for unit in units] or [_nothing(scenario)],
-        "notes": list(_notes(scenario, folds)),
+        "notes": [*_notes(scenario, folds), *(_target_notes(units) if target_epsilon is not None else [])],
     }
 
 
@@ -250,6 +250,16 @@ def _check_relations(shared: str, histories: Sequence[Composition], plan: UnitPl
         raise BadInput(
             f'privacy.ledger = "{shared}": it holds {plan.unit}-level events under {other.pop()}, which do not compose '
             f"with this run's {own}. Use a ledger for each relation."
+        )
+
+
+def _target_notes(units: Sequence[_Unit]) -> Iterator[str]:
+    """How what meets a target is to be read, where anything is protected."""
+    if units:
+        yield (
+            "Any one of what stands under target is enough, all else as it is: the noise multiplier (one for all "
+            "clients), the rounds, or the cohort. Rounds and cohort hold for the noise that the plan has now: where "
+            "the scenario gives a target_epsilon, other rounds get other noise; set noise_multiplier to keep it."
         )
 
 

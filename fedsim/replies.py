@@ -101,7 +101,8 @@ def _check_lengths(federation: Federation, job: TrainJob, reply: TrainReply) -> 
         total = float(np.linalg.norm(reply.total))
         rows = _lengths(reply.rows.reports) if reply.rows is not None else np.zeros(1)
     if not total <= bound * reply.weight * ROUNDING:
-        raise MalformedMessage(f"its sum has length {total:.4g}; at most {bound * reply.weight:.4g} can be right")
+        most = f"at most {bound * reply.weight:.4g} can be right"
+        raise MalformedMessage(f"its sum has length {total:.4g}; {most}. Its training diverged, or it is not honest")
     if not float(rows.max(initial=0.0)) <= bound * ROUNDING:
         raise MalformedMessage(f"a report has length {rows.max():.4g}; at most {bound:.4g} can be right")
 

@@ -24,7 +24,7 @@ from fedsim.errors import BadInput, BudgetExhausted
 from fedsim.federation import Federation, build_federation, pinned
 from fedsim.fingerprint import fingerprint
 from fedsim.folds import check_folds, discard_unbegun, run_folds
-from fedsim.loading import parse_scenario
+from fedsim.loading import load_scenario, parse_scenario
 from fedsim.privacy.ledger import Ledger, Limit
 from fedsim.privacy.planning import correlation
 from fedsim.record import RunDirectory
@@ -45,13 +45,13 @@ OnReady = Callable[[Federation], None]
 
 
 def run(
-    scenario: Scenario,
+    scenario: Scenario | str | Path,
     out: str | Path | None = None,
     on_round: OnRound | None = None,
     on_ready: OnReady | None = None,
     until: int | None = None,
 ) -> Result:
-    """Run a scenario; ``out`` is the run directory (default ``runs/<name>-<digest>-<time>``) and must not exist.
+    """Run a scenario or its file; ``out`` is the run directory (default ``runs/<name>-<digest>-<time>``), a new one.
 
     ``on_ready`` is called once with the federation, ``on_round`` after every round with its line of rounds.jsonl. After
     ``until`` rounds the run pauses: it is "interrupted", and can be resumed. A cross-validation does not pause.
@@ -60,6 +60,8 @@ def run(
     began = time.perf_counter()
     if out is not None and Path(out).exists():
         raise BadInput(f"The run directory {out} exists already; name another, or use --resume to go on.")
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(scenario)
     check_sinks(scenario)
     if len(scenario.runs) > 1:
         scenario = pinned(scenario)
@@ -159,10 +161,12 @@ def run_on_grid(grid: Grid, scenario: str) -> None:
     federation = build_federation(loaded)
     _check_shared_ledger(federation)
     directory = RunDirectory.create(None, federation.scenario)
-    session = _open(federation, directory, None)
-    session.engine, session.sends_state = "flower", True
-    setup = time.perf_counter() - began
-    result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
+    with directory.held():
+        session = _open(federation, directory, None)
+        session.engine, session.sends_state = "flower", True
+        setup = time.perf_counter() - began
+        with session.ledger:
+            result = _finish(session, *_rounds(session, lambda: run_rounds(session, grid)), setup=setup)
     logging.getLogger("flwr").info("fedsim: %s; %s", result.summary["status_reason"], result.directory.resolve())
 
 

@@ -50,6 +50,10 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
         SMALL,
         ('communication={compression={kind="top_k", share=0.1}, error_feedback=true}',),
     ),
+    "local, compressed": (
+        SMALL + CLIENT_PRIVACY + 'placement = "client"\n',
+        ('communication.compression={kind="random_k", share=0.01}',),
+    ),
     "asynchronous": (
         SMALL + CLIENT_PRIVACY,
         (DEVICES, 'asynchronous={kind="fedbuff", buffer_size=3, concurrency=5}'),

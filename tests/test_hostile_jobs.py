@@ -48,8 +48,9 @@ def judge_job(exchange: Exchange, case: Case) -> str | None:
         patch.setattr(client, "train_one_block", lambda *given: calls.append(1))
         reply = Nodes()._deliver(message)
     # What is put in the place of training gives an error; where there is no client, there is nothing to train.
-    reason = reply.error.reason.strip().splitlines()[-1] if reply.has_error() else "an answer"
-    refused = not calls and ("MalformedMessage" in reason or "BadInput" in reason)
+    said = reply.error.reason if reply.has_error() else "an answer"
+    reason = said.strip().splitlines()[-1]
+    refused = reply.has_error() and not calls and ("MalformedMessage" in reason or "Traceback" not in said)
     return None if refused or plausible(case) else f"{len(calls)} blocks trained; {reason[:100]}"
 
 

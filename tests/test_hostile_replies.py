@@ -124,6 +124,12 @@ def test_what_a_client_keeps_is_not_spoilt_by_a_reply_that_counts_as_late(tmp_pa
     assert not (store.read(exchange.jobs[HOSTILE].clients) == 1.0).any()
 
 
+def test_compression_after_local_noise_may_lengthen_an_honest_report(tmp_path: Path):
+    """It is right on average: few values, each scaled up, are longer than the clipped and noised report was."""
+    exchange = Exchange.of("local, compressed", tmp_path)
+    assert exchange.with_reply(exchange.honest[HOSTILE]).rejected == 0
+
+
 @pytest.mark.parametrize("kind", ["client level", "capped weights", "adaptive", "asynchronous"])
 def test_a_hostile_node_adds_at_most_what_its_clients_may(kind: str, tmp_path: Path):
     """The largest sum that passes is that of its clients' clip norms; a little more is rejected, and counted."""

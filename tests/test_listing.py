@@ -13,6 +13,8 @@ from fedsim.devices.settings import Devices, Dropout
 from fedsim.errors import BadInput
 from fedsim.listing import entry_text
 from fedsim.scenario import ClientPrivacy, Cohort, EngineSettings, Evaluation, Privacy
+from fedsim.sweeps.settings import Halving, Search, SweepFile
+from fedsim.sweeps.space import Range
 
 SECTIONS = {
     "devices": Devices,
@@ -45,6 +47,15 @@ def test_a_section_that_is_picked_by_name_lists_the_names(path, table):
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(table)
     assert f"fedsim list {path}.NAME" in "\n".join(lines)
     assert ('kind = "none"' in lines[-1]) == (path == "attack")
+
+
+@pytest.mark.parametrize("name", ["sweep", "sweep.method", "halving", "space"])
+def test_all_keys_of_a_sweep_file_are_told(name):
+    told = {line.split()[0] for line in entry_text(name).splitlines() if line.startswith("  ")}
+    parts = (SweepFile, Search, Halving, Range)
+    assert {field.name for part in parts for field in dataclasses.fields(part)} <= told
+    with pytest.raises(BadInput, match="nothing in a scenario"):
+        entry_text(f"{name}.nothing")
 
 
 @pytest.mark.parametrize("path", ["seed", "devices.latency_seconds", "privacy.nobody", "nothing"])

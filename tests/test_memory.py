@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import subprocess
@@ -14,6 +15,8 @@ import torch
 from safetensors.torch import load_file
 
 import fedsim
+from fedsim import updates
+from fedsim.cli import main
 from fedsim.client import blocks, train_clients
 from fedsim.client_store import ClientStore
 from fedsim.errors import FedsimError
@@ -94,8 +97,10 @@ def assert_same(first, second):
             assert one == other, field.name
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("trainer", ["native", "vectorised", "opacus"])
+@pytest.mark.parametrize(
+    ("trainer", "setting"),
+    [*itertools.product(["native", "opacus"], SETTINGS), ("vectorised", "plain"), ("vectorised", "both units")],
+)
 def test_a_block_that_does_not_fit_is_halved_and_the_numbers_stay(trainer, setting, federation, tmp_path, monkeypatch):
     text, overrides = SETTINGS[setting]
     built = federation(f"engine.trainer={trainer}", "engine.workers=1", *overrides, text=SMALL + text)
@@ -111,6 +116,24 @@ def test_a_block_that_does_not_fit_is_halved_and_the_numbers_stay(trainer, setti
     assert_same(whole, halved)
     for before, after in zip(*(store.read(np.arange(6)) if store else () for store in stores), strict=True):
         np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-6)
+
+
+def test_what_clients_keep_changes_only_once_all_is_there(federation, tmp_path, monkeypatch):
+    """The last that takes memory are copies of the reports, where the server needs each."""
+    settings = ("algorithm.name=scaffold", 'algorithm.aggregation={kind="median"}')
+    built = federation("engine.trainer=opacus", "engine.workers=1", *settings)
+    stores, rows = [store_of(built, tmp_path / name) for name in "ab"], updates._rows
+    job = replace(job_of(built), memory=np.full(built.sent_memory_size, 0.01, np.float32))
+
+    def copied(clients, *arguments):
+        if len(clients) > ROOM:
+            raise MemoryError
+        return rows(clients, *arguments)
+
+    whole = train_clients(built, job, stores[0])
+    monkeypatch.setattr("fedsim.updates._rows", copied)
+    assert_same(whole, train_clients(built, job, stores[1]))
+    np.testing.assert_allclose(*(store.read(np.arange(6)) for store in stores), rtol=1e-4, atol=1e-6)
 
 
 def test_a_pass_that_fails_half_way_leaves_nothing_behind(federation, monkeypatch):
@@ -212,6 +235,8 @@ import fedsim
 from fedsim.client import train_clients
 from fedsim.federation import build_federation
 from fedsim.messages import TrainJob
+from fedsim.native.build import NoNative
+from fedsim.training.native import NativeTrainer
 
 settings = ["engine.trainer=opacus", "engine.memory_gib=64", "population.clients=60", "model.name=mlp",
     "model.hidden=[512, 512]", "algorithm.name=fedavg", "algorithm.local.options.momentum=0.9",
@@ -227,6 +252,13 @@ sum_of(2)  # what is loaded at first use is there
 taken = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (1024 * taken + 250 * 2**20, -1))
 short, longest = sum_of(60), built.trainer.halving.longest
+try:
+    native = NativeTrainer(built.module, built.task, workers=500)  # each with memory of its own, some 5 MiB
+    native._model(True)
+except MemoryError as error:
+    print(error)
+except NoNative as error:
+    print("in the native trainer")  # there is none
 resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
 enough = sum_of(60)
 assert built.trainer.halving.longest is None, "the limit was not what made it halve"
@@ -241,6 +273,32 @@ def test_memory_that_really_ends_gives_the_same_sum():
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=alone)
     assert done.returncode == 0, done.stderr
     assert "Out of memory with 60 clients in a block (" in done.stderr
-    longest, apart = done.stdout.split()
+    native, figures = done.stdout.splitlines()
+    assert native == "in the native trainer"
+    longest, apart = figures.split()
     assert 1 < int(longest) < 60
     assert float(apart) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("fedsim.data.digits.Digits.load", "numpy"),
+        ("fedsim.federation.Task.of", "torch"),
+        ("fedsim.server.evaluate", "cuda"),
+    ],
+)
+def test_memory_that_ends_anywhere_else_is_one_clear_error(where, error, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise ERRORS[error]
+
+    (tmp_path / "x.toml").write_text(SMALL)
+    monkeypatch.setattr(where, fail)
+    monkeypatch.setattr(sys, "argv", ["fedsim", "run", str(tmp_path / "x.toml"), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith("Out of memory (")
+    assert said.endswith("A run that had begun goes on with: fedsim resume RUN\n")

@@ -262,7 +262,7 @@ def test_a_table_goes_with_every_question_and_reads_as_one(call):
 def test_lines_for_a_person():
     values = {"a": None, "b": 1 / 3, "c": [{"d": 1, "e": {"f": "g"}}], "h": ["x", "y"], "i": [], "j": {"k": math.inf}}
     assert as_lines(values).splitlines() == [
-        "a: not applicable",
+        "a: none",
         "b: 0.333333",
         "c:",
         "  d: 1",

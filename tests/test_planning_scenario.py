@@ -231,13 +231,16 @@ def test_on_the_command_line(tmp_path, monkeypatch, capsys):
     file = tmp_path / "x.toml"
     file.write_text(CLIENT)
     assert run(monkeypatch, str(file), "--table", "3", "--target-epsilon", "1", "--json") == 0
-    (unit,) = json.loads(capsys.readouterr().out)["privacy"]
+    plan = json.loads(capsys.readouterr().out)
+    assert any("Any one of what stands under target is enough" in note for note in plan["notes"])
+    (unit,) = plan["privacy"]
     assert [row["round"] for row in unit["table"]] == [4, 8, 12]
     assert unit["target"]["epsilon"] == 1
     for arguments, words in (
         (["--table", "0"], "--table 0"),
         (["--target-epsilon", "-1"], "--target-epsilon -1"),
         (["--rate", "0.1"], "--rate 0.1"),
+        (["--steps", "9"], "--set rounds=9"),
         (["--set", "privacy.client.delta=0.5"], "privacy.client.delta = 0.5"),
         (["--set", "cohort.sampling={kind='fixed',size=41}"], "cohort.sampling.size = 41"),
         (["--set", "privacy.client.noise_multiplier=1e-5"], "privacy.client.noise_multiplier"),

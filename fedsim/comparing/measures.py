@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,10 +21,13 @@ def facts(group: Group) -> dict[str, Any]:
     """The numbers of a group: metrics over seeds, the largest epsilon of each unit, costs."""
     runs = group.runs
     return {
+        "number": group.number,
         "label": group.label,
+        "trial": group.trial,
         "runs": [str(run.path) for run in runs],
         "seeds": sorted({run.seed for run in runs}),
-        "status": {name: sum(run.summary.get("status") == name for run in runs) for name in sorted(_statuses(runs))},
+        "status": dict(sorted(Counter(run.status for run in runs).items())),
+        "whole": bool(group.whole.runs),
         "main_metric": main_metric(group),
         "metrics": {name: interval(list(group.by_seed(name).values())) for name in _metrics(runs)},
         "privacy": _privacy(runs),
@@ -50,10 +54,6 @@ def main_metric(group: Group) -> str | None:
     """The metric that a reader asks for first."""
     found = final_metric(group.runs[0].summary)
     return found[0] if found else None
-
-
-def _statuses(runs: Sequence[Run]) -> set[str]:
-    return {str(run.summary.get("status")) for run in runs}
 
 
 def _metrics(runs: Sequence[Run]) -> list[str]:
@@ -87,16 +87,23 @@ def _privacy(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
 
 
 def paired(reference: Group, other: Group) -> dict[str, Any] | None:
-    """The other's main metric minus the reference's at the same seeds, with Student's t interval of that difference."""
+    """The other's main metric minus the reference's at the same seeds, with Student's t interval of that difference.
+
+    None where they share no seed at which both ended by themselves.
+    """
     metric = main_metric(reference)
     if metric is None:
         return None
-    first, second = reference.by_seed(metric), other.by_seed(metric)
+    first, second = reference.whole.by_seed(metric), other.whole.by_seed(metric)
     seeds = sorted(first.keys() & second.keys())
     if not seeds:
         return None
     found = t_interval([second[seed] - first[seed] for seed in seeds])
-    return {"reference": reference.label, "other": other.label, "metric": metric} | _plain(found)
+    return {
+        **{"reference": reference.label, "reference_number": reference.number},
+        **{"other": other.label, "other_number": other.number},
+        "metric": metric,
+    } | _plain(found)
 
 
 def clients(group: Group) -> dict[str, Any] | None:

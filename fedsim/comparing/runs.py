@@ -6,27 +6,43 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedsim.comparing.labels import flat, labels
+from fedsim.comparing.sweeps import WORKERS, SweepOfRuns
 from fedsim.errors import BadInput
 from fedsim.report.inputs import Json, json_lines, read_document
-from fedsim.report.keys import short_names
 
 # What names a run, or says where its numbers go: no setting of what is trained.
 APART = ("name", "seed", "output")
+UNFINISHED = ("interrupted", "pruned", "failed")  # what such a run measured is no result of its setting
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its directory, its summary, and its settings under dotted keys, without name and seed."""
+    """A finished run: its directory, its summary, and its settings under dotted keys, without name and seed.
+
+    ``row`` is its line in the record of the sweep that it belongs to, if it does.
+    """
 
     path: Path
     summary: Json
     settings: dict[str, Any]
     seed: int
+    row: Json
+
+    @property
+    def status(self) -> str:
+        """How it ended; a run that was pruned does not know it, but its sweep does."""
+        return str(self.row.get("status") or self.summary.get("status"))
+
+    @property
+    def whole(self) -> bool:
+        """Whether it ended by itself."""
+        return self.status not in UNFINISHED
 
     @cached_property
     def rounds(self) -> list[Json]:
@@ -48,10 +64,27 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in the seed alone, and what they are called."""
+    """Runs that differ in the seed alone, their number among those that are compared, and what tells them apart."""
 
+    number: int
     label: str
     runs: tuple[Run, ...]
+
+    @property
+    def title(self) -> str:
+        """What it is called wherever it is shown; no other group is called so."""
+        return f"[{self.number}] {self.label}"
+
+    @property
+    def whole(self) -> Group:
+        """The same without the runs that did not end by themselves; it may be empty."""
+        return replace(self, runs=tuple(run for run in self.runs if run.whole))
+
+    @property
+    def trial(self) -> int | None:
+        """The number of the setting in their sweep, if they are of one."""
+        found = {(run.path.parent, run.row.get("trial")) for run in self.runs}
+        return next(iter(found))[1] if len(found) == 1 else None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -68,23 +101,36 @@ class Group:
         return {seed: sum(values) / len(values) for seed, values in sorted(found.items())}
 
 
-def read_runs(paths: Iterable[str | Path]) -> list[Run]:
-    """The runs in these directories; of a sweep's directory all that have finished. Raises ``BadInput``."""
-    found = [run for path in paths for run in _expanded(Path(path))]
+def read_runs(paths: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
+    """The runs in these directories, of a sweep's all that ended without failing, and a sentence for each with others.
+
+    Raises ``BadInput`` where there is none, or one is damaged.
+    """
+    sweeps: dict[Path, SweepOfRuns] = {}
+    found, left_out = [], []
+    for path in dict.fromkeys(Path(path).resolve() for path in paths):
+        if (path / "summary.json").exists():
+            found.append(path)
+            continue
+        sweep = _sweep(path, sweeps)
+        found += sweep.finished()
+        left_out.append(sweep.left_out())
     if not found:
-        raise BadInput("There is no finished run to compare.")
-    return [_read(path) for path in dict.fromkeys(path.resolve() for path in found)]
+        raise BadInput(" ".join(["There is no finished run to compare.", *filter(None, left_out)]))
+    return [_read(path, sweeps) for path in dict.fromkeys(found)], list(filter(None, left_out))
 
 
-def _expanded(path: Path) -> list[Path]:
-    if (path / "summary.json").exists():
-        return [path]
-    if (path / "runs").is_dir():
-        return sorted(summary.parent for summary in (path / "runs").glob("*/summary.json"))
-    raise BadInput(f"{path} has no summary.json, so there is nothing to compare; is it a finished run?")
+def _sweep(path: Path, sweeps: dict[Path, SweepOfRuns]) -> SweepOfRuns:
+    """The sweep in a directory, read once."""
+    if not (path / "runs").is_dir():
+        raise BadInput(f"{path} has no summary.json, so there is nothing to compare; is it a finished run?")
+    if path not in sweeps:
+        with _whole(path):
+            sweeps[path] = SweepOfRuns.read(path)
+    return sweeps[path]
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path, sweeps: dict[Path, SweepOfRuns]) -> Run:
     try:
         with _whole(path):
             summary = read_document(path / "summary.json")
@@ -92,7 +138,11 @@ def _read(path: Path) -> Run:
     except FileNotFoundError as error:
         raise BadInput(f"{path} has no scenario.toml, so nobody can say what was run.") from error
     settings = flat({name: value for name, value in resolved.items() if name not in APART})
-    return Run(path, summary, settings, int(resolved.get("seed", 0)))
+    sweep = _sweep(path.parent.parent, sweeps) if path.parent.name == "runs" else SweepOfRuns(path)
+    row = sweep.rows.get(path.name, {})
+    if row and sweep.shares_threads:
+        settings.pop(WORKERS, None)
+    return Run(path, summary, settings, int(resolved.get("seed", 0)), row)
 
 
 @contextmanager
@@ -104,54 +154,14 @@ def _whole(path: Path) -> Iterator[None]:
         raise BadInput(f"{path} is damaged: {error}.") from error
 
 
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as one, under dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        found |= flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return found
-
-
 def grouped(runs: Sequence[Run]) -> list[Group]:
     """Runs that differ in the seed alone together, in the order in which they were named."""
     members: dict[str, list[Run]] = {}
     for run in runs:
         members.setdefault(run.key, []).append(run)
     together = list(members.values())
-    labels = _labels(together, differing([group[0].settings for group in together]))
-    return [Group(label, tuple(group)) for label, group in zip(labels, together, strict=True)]
-
-
-def differing(settings: Sequence[dict[str, Any]]) -> list[str]:
-    """The dotted keys that are not the same everywhere, sorted."""
-    seen: dict[str, set[str]] = {}
-    for each in settings:
-        for key, value in each.items():
-            seen.setdefault(key, set()).add(repr(value))
-    everywhere = {key for key in seen if all(key in each for each in settings)}
-    return sorted(key for key, values in seen.items() if len(values) > 1 or key not in everywhere)
-
-
-_SHORT = 5  # so many differing settings fit into a label
-
-
-def _labels(groups: Sequence[list[Run]], keys: Sequence[str]) -> list[str]:
-    """What tells groups apart: their few differing settings, else their names; with numbers where those are equal."""
-    first = [group[0] for group in groups]
-    names = [str(run.summary.get("scenario", run.path.name)) for run in first]
-    if len(groups) == 1:
-        return names
-    if len(keys) <= _SHORT:
-        short = short_names(keys)
-        names = [
-            ", ".join(f"{short[key]}={setting_text(run.settings[key])}" for key in keys if key in run.settings)
-            or f"without {short[keys[0]]}"
-            for run in first
-        ]
-    return names if len(set(names)) == len(names) else [f"{number}: {name}" for number, name in enumerate(names, 1)]
-
-
-def setting_text(value: Any) -> str:
-    """A setting as it is written, a dash where a scenario has none."""
-    return "–" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    names = [str(group[0].summary.get("scenario", group[0].path.name)) for group in together]
+    told = labels([group[0].settings for group in together], names)
+    return [
+        Group(number, label, tuple(group)) for number, (label, group) in enumerate(zip(told, together, strict=True), 1)
+    ]

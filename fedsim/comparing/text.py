@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from fedsim.comparing.runs import setting_text
+from fedsim.comparing.labels import setting_text
 from fedsim.report import plain
 from fedsim.report.metrics import is_share, metric_text, metric_title
 
@@ -22,19 +23,23 @@ def as_text(facts: dict[str, Any]) -> str:
         ("paired differences", paired_rows(facts)),
         ("over clients", client_rows(facts)),
     ]
-    shown = [f"{title}:\n{_table(rows)}" for title, rows in parts if rows]
+    shown = [f"{heading}:\n{_table(rows)}" for heading, rows in parts if rows]
     return "\n\n".join([*shown, "\n".join(f"note: {note}" for note in facts["notes"])])
 
 
 def result_rows(facts: dict[str, Any]) -> list[Row]:
     """A line for each group: its main metric, epsilons, rounds, bytes and time."""
     units = [unit for unit in UNITS if any(unit in group["privacy"] for group in facts["groups"])]
+    numbered = len(
+        {Path(run).parent for group in facts["groups"] if group["trial"] is not None for run in group["runs"]}
+    )
     early = any(set(group["status"]) != {"completed"} for group in facts["groups"])
     return [
         {
-            "group": group["label"],
-            "runs": str(len(group["runs"])),
-            **({"ended": _endings(group["status"])} if early else {}),
+            "group": title(group),
+            **({"setting": _setting(group)} if numbered == 1 else {}),
+            "runs": _runs(group),
+            **({"ended": _endings(group)} if early else {}),
             **_quality(group),
             **{UNITS[unit]: _epsilon(group, unit) for unit in units if unit != "none"},
             **({UNITS["none"]: "∞"} if units == ["none"] else {}),
@@ -46,10 +51,27 @@ def result_rows(facts: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _endings(status: dict[str, int]) -> str:
+def title(group: dict[str, Any]) -> str:
+    """What a group is called wherever it is shown: its number and what tells it apart."""
+    return f"[{group['number']}] {group['label']}"
+
+
+def _setting(group: dict[str, Any]) -> str:
+    return "–" if group["trial"] is None else str(group["trial"])
+
+
+def _runs(group: dict[str, Any]) -> str:
+    """How many runs, and how many seeds where that is less: runs of the same seed are no repetition."""
+    runs, seeds = len(group["runs"]), len(group["seeds"])
+    return str(runs) if runs == seeds else f"{runs} of {plain.plural(seeds, 'seed')}"
+
+
+def _endings(group: dict[str, Any]) -> str:
     """How the runs ended, with how many where that differs: a mean over them is no mean over equals."""
-    names = {name.replace("_", " "): number for name, number in status.items()}
-    return ", ".join(name if len(names) == 1 else f"{number} {name}" for name, number in names.items())
+    names = {str(name).replace("_", " "): number for name, number in group["status"].items()}
+    if len(names) > 1:
+        return ", ".join(f"{number} {name}" for name, number in names.items())
+    return next(iter(names)) + ("" if group["whole"] else f" after {plain.plural(group['rounds'], 'round')}")
 
 
 def _quality(group: dict[str, Any]) -> Row:
@@ -96,8 +118,8 @@ def paired_rows(facts: dict[str, Any]) -> list[Row]:
     """A line for each group that shares seeds with the first: its metric minus the first one's."""
     return [
         {
-            "group": pair["other"],
-            "minus": pair["reference"],
+            "group": f"[{pair['other_number']}] {pair['other']}",
+            "minus": f"[{pair['reference_number']}]",
             "metric": metric_title(pair["metric"]),
             "difference": signed(pair["metric"], pair["mean"]),
             "95% interval": "one seed: none"
@@ -125,7 +147,7 @@ def client_rows(facts: dict[str, Any]) -> list[Row]:
         sizes = found["by_size"] or {}
         rows.append(
             {
-                "group": group["label"],
+                "group": title(group),
                 "metric": metric_title(found["metric"]),
                 "mean": shown["mean"],
                 "90% do no worse than": shown["bad_tail"],

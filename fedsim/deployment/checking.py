@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fedsim.deployment.site_settings import SiteSettings, load_site
 from fedsim.errors import FedsimError
 
 SECONDS = 10.0
+NOT_YET_VALID, EXPIRED = 9, 10  # OpenSSL's codes
 # Flower takes what a SuperNode signed up to 5 minutes ago, by a clock that may be 5 seconds ahead.
 BEHIND_SECONDS, AHEAD_SECONDS = 300.0, 5.0
 
@@ -83,9 +85,18 @@ def _connection(folder: Path, settings: SiteSettings) -> Iterator[Finding]:
             with context.wrap_socket(plain, server_hostname=host) as secured:
                 yield Finding("certificate", True, _validity(secured.getpeercert() or {}))
                 yield _clock(secured, host)
+        except ssl.SSLCertVerificationError as error:
+            yield Finding("certificate", False, _unverified(error))
         except (OSError, ValueError) as error:
             reason = getattr(error, "verify_message", None) or str(error)
             yield Finding("certificate", False, f"the server's certificate is not this deployment's: {reason}")
+
+
+def _unverified(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code not in (NOT_YET_VALID, EXPIRED):
+        return f"the server's certificate is not this deployment's: {error.verify_message}"
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{error.verify_message}, by this machine's clock, on which it is {now}; set the clock, or renew it there"
 
 
 def _validity(certificate: Mapping[str, object]) -> str:

@@ -127,10 +127,15 @@ class Guard:
         return [int(file.stem) for file in self._answers.glob("*.npz")]
 
     def _forget_runs(self) -> None:
-        """Only the answers of the latest runs are kept; what older ones asked stays in the ledger."""
+        """Only the answers of the latest runs are kept; what older ones asked stays in the ledger.
+
+        The run that is going on is the latest, also where the clock was set back and others' files are of tomorrow.
+        """
+        own = self._answers.name
         for parent in (self._folder / "answers", self._folder / "state"):
             folders = sorted(
-                (path for path in parent.glob("*") if path.is_dir()), key=lambda path: path.stat().st_mtime
+                (path for path in parent.glob("*") if path.is_dir()),
+                key=lambda path: (path.name == own, path.stat().st_mtime),
             )
             for old in folders[:-KEPT_RUNS]:
                 shutil.rmtree(old)

@@ -114,7 +114,7 @@ def pack_query(scenario: str, digest: str, node: int, order: Order) -> Message:
 
 def unpack_query(message: Message) -> tuple[str, str]:
     """The scenario's text and digest; raises ``MalformedMessage``."""
-    scenario, digest = _texts(message, "query", ("scenario", "digest"))
+    scenario, digest = _texts(message, "query", ("scenario", "digest"), {RECORD, "arrays"})
     return scenario, digest
 
 
@@ -197,9 +197,10 @@ def unpack_metrics(message: Message, names: tuple[str, ...]) -> dict[str, float]
     return found
 
 
-def _texts(message: Message, record: str, keys: tuple[str, ...]) -> tuple[str, ...]:
-    """The texts of a record that has these and no others."""
+def _texts(message: Message, record: str, keys: tuple[str, ...], beside: set[str] | None = None) -> tuple[str, ...]:
+    """The texts of a record that has these and no others, in a message that has no other records but ``beside``."""
     try:
+        only(message.content, {record}, frozenset(beside or ()))
         found: Mapping[str, Any] = message.content.config_records[record]
         only(found, set(keys))
         return tuple(text(found, key) for key in keys)

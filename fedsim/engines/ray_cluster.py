@@ -65,15 +65,25 @@ def _private() -> Iterator[None]:
         values |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)
-    from ray._private import ray_constants
+    from ray._private import ray_constants, services
 
     many, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    dashboard, services.start_api_server = services.start_api_server, _no_dashboard
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = many
+        services.start_api_server = dashboard
         os.environ.pop("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
         os.environ.update({key: value for key, value in before.items() if value is not None})
+
+
+def _no_dashboard(*_: Any, **__: Any) -> tuple[None, None]:
+    """In place of a process that Ray starts even without a dashboard: it looks for a cloud's servers on the network.
+
+    That is for Ray's statistics, also where these are switched off.
+    """
+    return None, None
 
 
 @cache

@@ -19,6 +19,7 @@ from fedsim.privacy.accounting import epsilon, rough_epsilon
 from fedsim.privacy.balance import Balance as _Balance
 from fedsim.privacy.balance import Deltas
 from fedsim.privacy.events import Composition, Event
+from fedsim.privacy.ledger_file import identity
 from fedsim.privacy.plan import Charge, Unit
 from fedsim.privacy.sampling import Ids
 
@@ -66,7 +67,7 @@ class Ledger:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=60)
             # Durable against power loss too: a commit returns only when the event is on disk.
             self._db.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;" + SCHEMA)
-            self._file = _identity(path)
+            self._file = identity(path)
             self._claim(path, population)
             self._catch_up()
 
@@ -118,24 +119,19 @@ class Ledger:
             self._db.execute("VACUUM INTO ?", (str(part),))
             os.replace(part, path)
 
-    @staticmethod
-    def remove(path: Path) -> None:
-        """Remove a ledger's file, and before it what SQLite would take for a part of the next one of that name."""
-        for suffix in ("-wal", "-shm", ""):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-
     def absorb(self, path: Path) -> None:
         """Add all that another ledger was charged with; its clients must be the same, whatever their records."""
-        other = sqlite3.connect(path)
-        clients = other.execute("SELECT clients FROM meta").fetchone()[0]
         columns = "run, round, unit, noise_multiplier, rate, sampling, relation, count, clients"
-        rows = other.execute(f"SELECT {columns} FROM charges ORDER BY id").fetchall()
-        other.close()
-        if clients != self.clients:
-            raise BadInput(f"The ledger {path} was kept for {clients} clients, not {self.clients}.")
-        with self._transaction():
-            self._db.executemany(f"INSERT INTO charges ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        self._catch_up()
+        with self._usable():
+            other = sqlite3.connect(path)
+            clients = other.execute("SELECT clients FROM meta").fetchone()[0]
+            rows = other.execute(f"SELECT {columns} FROM charges ORDER BY id").fetchall()
+            other.close()
+            if clients != self.clients:
+                raise BadInput(f"The ledger {path} was kept for {clients} clients, not {self.clients}.")
+            with self._transaction():
+                self._db.executemany(f"INSERT INTO charges ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._catch_up()
 
     def charge(self, round_: int, charges: Sequence[Charge]) -> None:
         """Record a round's events, durably, before they are released; charging the same round again changes nothing.
@@ -166,7 +162,7 @@ class Ledger:
 
     def _check_there(self) -> None:
         """SQLite goes on writing to a file that was removed: a charge there would be gone with this process."""
-        if self._file != _identity(self._path):
+        if self._file != identity(self._path):
             raise FedsimError(
                 f"The ledger {self._path} cannot be written: it was removed or replaced while it was in use. Nothing "
                 "was released that it did not hold."
@@ -287,12 +283,3 @@ class _Transaction:
         finally:
             if self._db.in_transaction:  # not where SQLite rolled back by itself, as on a full disk
                 self._db.execute("ROLLBACK")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file it is, whatever it is called; None if there is none."""
-    try:
-        found = os.stat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino

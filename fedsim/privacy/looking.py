@@ -1,6 +1,7 @@
 """What looking at many private runs over the same data costs: all of them, or the best of a random number of them.
 
-By Renyi divergences, read from the ledgers of the runs. Papernot and Steinke 2022, arXiv 2110.03620.
+Read from the ledgers of the runs. By Renyi divergences, which the theorem needs (Papernot and Steinke 2022, arXiv
+2110.03620); what composes by the reported accountant too.
 """
 
 from __future__ import annotations
@@ -18,22 +19,20 @@ import numpy.typing as npt
 
 from fedsim.privacy.accounting_rdp import capped
 from fedsim.privacy.events import Event
+from fedsim.privacy.looking_exact import History, composed, dearest, dominating, tighter
 from fedsim.privacy.plan import Unit
 from fedsim.privacy.selection import Floats, Tries, converted, divergences, selected
 
 MOST_EVENTS = 600
 _RATIOS = (1.0, 1.005, 1.02, 1.05, 1.1, 1.2, 1.5, 2.0, 4.0, 16.0)
 
-Row = tuple[Event, int, "Ids | None"]
-Ids = npt.NDArray[np.int64]
-History = list[Row]
-
 
 @dataclass(frozen=True)
 class Looking:
     """Upper bounds on epsilon: of one setting, of all settings together, and of the best of ``tries`` of them.
 
-    ``rounded`` is by how much noise and rates were rounded, against the promise, because they are many; 1 is exact.
+    ``one_by`` and ``everything_by`` say by which accountant: "pld", the reported one, or "rdp". ``rounded`` is by how
+    much noise and rates were rounded for "rdp", against the promise, because they are many; 1 is exact.
     """
 
     one: float
@@ -41,6 +40,8 @@ class Looking:
     best: float
     rounded: float
     tries: Tries
+    one_by: str = "rdp"
+    everything_by: str = "rdp"
 
 
 def cost_of_looking(settings: Sequence[Sequence[Path]], unit: Unit, delta: float, tries: Tries) -> Looking:
@@ -54,10 +55,12 @@ def cost_of_looking(settings: Sequence[Sequence[Path]], unit: Unit, delta: float
     curves = [np.sum([_worst(history, rounding) for history in runs], axis=0) for runs in histories if runs]
     if not curves or any(not history for runs in histories for history in runs):
         return Looking(math.inf, math.inf, math.inf, 1.0, tries)
-    base = np.max(curves, axis=0)
-    parts = (base, np.sum(curves, axis=0), selected(base, tries))
-    one, everything, best = (converted(curve, delta) for curve in parts)
-    return Looking(one, everything, best, rounding.ratio, tries)
+    best = converted(selected(np.max(curves, axis=0), tries), delta)
+    everything = converted(np.sum(curves, axis=0), delta)
+    wholes = [[dominating(history) for history in runs] for runs in histories if runs]
+    one, one_by = dearest([composed(runs) for runs in wholes], [converted(curve, delta) for curve in curves], delta)
+    everything, by = tighter(composed(each for runs in wholes for each in runs), everything, delta)
+    return Looking(one, everything, best, rounding.ratio, tries, one_by, by)
 
 
 @dataclass(frozen=True)

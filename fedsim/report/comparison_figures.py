@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.report import plain
 from fedsim.report.canvas import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILLION, Panel, draw
 from fedsim.report.figures import Points, series, thin
+from fedsim.report.frontier.panels import epsilon_ticks
 from fedsim.report.metrics import METRIC_UNITS, is_share, metric_title, parted
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def mean_curve(group: "Group", name: str) -> list[tuple[int, float, float, float
 
 def _curves(key: str, name: str, groups: "Sequence[Group]") -> Panel | None:
     factor, label = axis_of(name)
-    found = [(group.label, curve) for group in groups if (curve := mean_curve(group, name))]
+    found = [(group.title, curve) for group in groups if (curve := mean_curve(group, name))]
     if not found:
         return None
     title = f"{'Privacy spent' if name.startswith('epsilon_') else metric_title(name)} over the rounds"
@@ -104,7 +105,7 @@ def _trade_off(facts: dict[str, Any], unit: str) -> Panel | None:
     if name is None:
         return None
     factor, label = axis_of(name)
-    known = [(each, each["metrics"][name]) for each in facts["groups"] if each["metrics"].get(name)]
+    known = [(each, each["metrics"][name]) for each in facts["groups"] if each["whole"] and each["metrics"].get(name)]
     points = [
         (spent, found) for each, found in known if (spent := plain.finite(each["privacy"].get(unit, {}).get("epsilon")))
     ]
@@ -120,10 +121,14 @@ def _trade_off(facts: dict[str, Any], unit: str) -> Panel | None:
             axes.axhline(factor * max(free), color=VERMILLION, linestyle="--", label="best without privacy")
             figure.legend(loc="outside upper left")
         axes.set_xscale("log")
-        axes.set_xlabel(axis_of(f"epsilon_{unit}")[1])
+        epsilon_ticks(axes, at, None)
+        axes.set_xlabel(axis_of(f"epsilon_{unit}")[1].replace("no unit", "no unit, log scale"))
         axes.set_ylabel(label)
 
-    caption = "Each point is a group of runs, with the interval of its mean over seeds where there are two or more."
+    caption = (
+        "Each point is a group of runs, with the interval of its mean over seeds where there are two or more. What was "
+        "cut short is left out."
+    )
     return draw(f"trade-off-{unit}", f"{metric_title(name)} against ε", caption, paint)
 
 
@@ -134,7 +139,7 @@ def _clients(groups: "Sequence[Group]") -> Panel | None:
     found = [
         (group, [value for run in group.runs for _, value in client_values(run)]) for group in groups[: len(LOOKS)]
     ]
-    known = [(group.label, sorted(values)) for group, values in found if values]
+    known = [(group.title, sorted(values)) for group, values in found if values]
     if not known:
         return None
     name = next(

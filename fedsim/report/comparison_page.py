@@ -71,18 +71,12 @@ def _links(runs: Any, folder: Path) -> list[tuple[str, str]]:
 
 def _differences(facts: dict[str, Any]) -> list[dict[str, str]]:
     """The settings that differ: a column for each group, or of many groups a line for each."""
-    from fedsim.comparing.runs import setting_text
+    from fedsim.comparing.labels import setting_text
+    from fedsim.comparing.text import difference_rows, title
 
-    labels = [group["label"] for group in facts["groups"]]
-    if len(labels) <= MOST_COLUMNS:
-        return [
-            {
-                "Setting": each["key"],
-                **{label: setting_text(value) for label, value in zip(labels, each["values"], strict=True)},
-            }
-            for each in facts["differences"]
-        ]
+    if len(facts["groups"]) <= MOST_COLUMNS:
+        return difference_rows(facts)
     return [
-        {"Group": label, **{each["key"]: setting_text(each["values"][number]) for each in facts["differences"]}}
-        for number, label in enumerate(labels)
+        {"group": title(group), **{each["key"]: setting_text(each["values"][at]) for each in facts["differences"]}}
+        for at, group in enumerate(facts["groups"])
     ]

@@ -28,6 +28,9 @@ class Watcher:
     def on_plan(self, runs: int) -> None:
         """So many runs are planned in all."""
 
+    def on_kept(self, rows: Iterable[Json]) -> None:
+        """These runs ended before this process began."""
+
     def on_round(self, task: Task, share: float) -> None:
         """A run is through so much of its rounds."""
 
@@ -51,8 +54,7 @@ class Runner:
         self._paused = {(row["trial"], row["seed"], row["rounds"]): row for row in directory.rows(RUNGS)}
         count = sweep.search.parallel or 1
         self._pool = Pool(Workers(count, threads, directory.path, directory.lock))
-        for row in self.final.values():
-            watcher.on_row(row)
+        watcher.on_kept(self.final.values())
 
     def close(self) -> None:
         """End the workers, whatever they do."""

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import importlib.util
 import json
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedsim.errors import BadInput, FedsimError
-from fedsim.evaluation import assess
-from fedsim.federation import build_federation
 from fedsim.jsonable import jsonable
 from fedsim.paths import dated
-from fedsim.sweeps.objectives import COSTS
 from fedsim.sweeps.outcome import outcome
+from fedsim.sweeps.preparing import cores, prepared
 from fedsim.sweeps.record import SweepDirectory, unbegun
-from fedsim.sweeps.runner import Runner, Watcher, resolved
-from fedsim.sweeps.search import PROPOSERS, grid, random_values
+from fedsim.sweeps.result import SweepResult
+from fedsim.sweeps.runner import Runner, Watcher
+from fedsim.sweeps.search import PROPOSERS
 from fedsim.sweeps.settings import Sweep, load_sweep
-from fedsim.sweeps.trials import Trial, check_trials, distinct, scenario_of
+from fedsim.sweeps.trials import Trial
 
 Json = dict[str, Any]
 
@@ -32,20 +27,6 @@ class Stopped(FedsimError):
     """A sweep was stopped by the user; it can be resumed."""
 
     exit_code = 130
-
-
-@dataclass(frozen=True)
-class SweepResult:
-    """A finished sweep: its directory, its ``sweep.json`` as a dict, and a line for every run."""
-
-    directory: Path
-    summary: Json
-    rows: list[Json]
-
-    @property
-    def exit_code(self) -> int:
-        """What ``fedsim sweep`` exits with: 1 where every run failed."""
-        return int(all(row["status"] == "failed" for row in self.rows))
 
 
 def sweep(
@@ -87,7 +68,9 @@ def _forget_failed(plan: Sweep, directory: SweepDirectory) -> None:
 def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) -> tuple[SweepDirectory, Sweep]:
     """The sweep's directory, made or found, and the sweep."""
     if source.is_dir():
-        if not resume or out is not None or overrides:
+        if overrides:
+            raise BadInput(f"--set {overrides[0]}: a sweep that has begun cannot be changed; begin another one.")
+        if not resume or out is not None:
             raise BadInput(f"{source} is a directory; go on with the sweep in it by: fedsim sweep {source} --resume")
         plan = load_sweep(source)
         return SweepDirectory.open(source), plan
@@ -100,7 +83,7 @@ def _opened(source: Path, out: Path | None, resume: bool, overrides: list[str]) 
         return SweepDirectory.open(out), plan
     if begun:
         raise BadInput(f"The sweep's directory {out} exists already; name another, or use --resume.")
-    plan = _prepared(wanted)
+    plan = prepared(wanted)
     path = out if out is not None else next(path for path in dated(f"sweeps/{plan.name}") if not path.exists())
     return SweepDirectory.create(path, plan), plan
 
@@ -118,43 +101,13 @@ def _same(wanted: Sweep, stored: Sweep, path: Path) -> Sweep:
     return stored
 
 
-def _prepared(wanted: Sweep) -> Sweep:
-    """The sweep with its objectives and the number of workers decided, and all that can be checked beforehand."""
-    search = wanted.search
-    trials = [] if search.method == "tpe" else PROPOSERS[search.method](wanted, [], {})
-    check_trials(wanted, trials)
-    plan = resolved(wanted, _objectives(wanted), search.parallel or min(_cores(), _count(wanted, trials)))
-    if search.method == "tpe":
-        check_trials(plan, PROPOSERS["tpe"](plan, [], {}))
-    return plan
-
-
-def _count(plan: Sweep, trials: list[Trial]) -> int:
-    """How many runs there will be."""
-    return (len(trials) or plan.search.trials or 0) * len(plan.search.seeds)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _objectives(plan: Sweep) -> tuple[str, ...]:
-    """The objectives; raises ``BadInput`` for one that the first setting's runs do not measure, or if it cannot run."""
-    first = grid(plan, [], {})[0] if plan.search.method == "grid" else next(distinct([random_values(plan, 0)]))
-    federation = build_federation(scenario_of(plan, first, plan.search.seeds[0], 1))
-    measured = list(assess(federation, federation.start).metrics)
-    for name in plan.search.objectives:
-        if name == "seconds":
-            raise BadInput('sweep.objective = "seconds": no two runs take the same time; use "simulated_seconds".')
-        if name not in (*measured, *COSTS):
-            near = difflib.get_close_matches(name, [*measured, *COSTS], n=1)
-            hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join([*measured, *COSTS])}"
-            raise BadInput(f'sweep.objective = "{name}": the runs do not measure it ({hint}).')
-    return plan.search.objectives or (federation.task.objective.main_metric,)
-
-
 def _run(plan: Sweep, directory: SweepDirectory, watcher: Watcher) -> SweepResult:
-    threads = max(1, _cores() // (plan.search.parallel or 1))
+    from fedsim.report.frontier.inputs import SweepRecord
+    from fedsim.report.frontier.looking import facts
+    from fedsim.report.frontier.page import write_frontier
+    from fedsim.report.frontier.view import view_of
+
+    threads = max(1, cores() // (plan.search.parallel or 1))
     runner = Runner(plan, directory, threads, watcher)
     try:
         _search(plan, runner, watcher)
@@ -163,8 +116,10 @@ def _run(plan: Sweep, directory: SweepDirectory, watcher: Watcher) -> SweepResul
     rows = sorted(runner.final.values(), key=lambda row: (row["trial"], row["seed"]))
     directory.write_table(rows)
     summary = jsonable(outcome(plan, rows, plan.search.objectives, directory.path))
+    view = view_of(SweepRecord(directory.path, summary, jsonable(rows)))
+    summary["cost_of_looking"] = jsonable(facts(view))
     directory.write("sweep.json", json.dumps(summary, indent=1) + "\n")
-    _report(directory.path)
+    write_frontier(view)
     return SweepResult(directory.path, summary, jsonable(rows))
 
 
@@ -176,8 +131,3 @@ def _search(plan: Sweep, runner: Runner, watcher: Watcher) -> None:
         watcher.on_plan((planned or 0) * len(plan.search.seeds))
         runner.run(batch)
         trials += batch
-
-
-def _report(path: Path) -> None:
-    if importlib.util.find_spec("fedsim.report.frontier") is not None:
-        importlib.import_module("fedsim.report.frontier").build_frontier(path)

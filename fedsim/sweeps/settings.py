@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedsim.errors import BadInput
-from fedsim.loading import ScenarioError, _set
+from fedsim.loading import ScenarioError, _set, json_type
 from fedsim.paths import name_of
 from fedsim.problem_texts import dotted, nearest, show
 from fedsim.settings import Count, section
@@ -40,10 +40,13 @@ class Halving:
 @section
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """How a sweep searches: every setting runs with each of ``seeds``; ``seed`` is the search's own.
+    """How a sweep searches: every combination (grid), settings drawn at random, or what TPE proposes.
 
-    ``objective`` is one or two of the task's metrics, epsilon, bytes and simulated_seconds (left out: the task's main
-    metric). ``batch`` is how many settings TPE proposes before it looks at their results.
+    ``trials`` is how many settings random and tpe try. Each runs with every one of ``seeds``; ``seed`` is the search's
+    own. ``objective`` is one or two of the task's metrics, epsilon, bytes and simulated_seconds (left out: the task's
+    main metric). ``parallel`` is how many runs go on at once (left out: one a core). ``selection`` = "public" declares
+    that the records which train and score the runs are public: the report then says so beside what choosing costs.
+    ``batch`` is how many settings TPE proposes before it looks at their results.
     """
 
     method: Literal["grid", "random", "tpe"] = "grid"
@@ -98,6 +101,14 @@ def _table(axis: Axis) -> Any:
     return list(axis.options)
 
 
+def is_sweep(path: Path) -> bool:
+    """Whether a file is a sweep; a file that cannot be read is none."""
+    try:
+        return "sweep" in _read(path)
+    except BadInput:
+        return False
+
+
 def load_sweep(source: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     """Read a sweep file, or the one in a sweep's directory; ``overrides`` are set in its base scenario.
 
@@ -117,7 +128,12 @@ def load_sweep(source: str | Path, overrides: Iterable[str] = ()) -> Sweep:
     for override in overrides:
         _set(base, override)
     base.setdefault("name", name)
-    return Sweep(name, base, file.sweep, axes)
+    return Sweep(name, base, file.sweep, {key: _typed(axis, key, base) for key, axis in axes.items()})
+
+
+def _typed(axis: Axis, key: str, base: dict[str, Any]) -> Axis:
+    """A range of whole numbers, or not, as the scenario's setting is; where that can be both, its bounds decide."""
+    return axis.of(json_type(key, base)) if isinstance(axis, Range) else axis
 
 
 def _base(base: str | dict[str, Any], path: Path) -> dict[str, Any]:

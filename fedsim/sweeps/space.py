@@ -31,7 +31,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``, both included: whole ones where both are, evenly spread or over magnitudes."""
+    """Numbers from ``low`` to ``high``, both included: evenly spread, or with ``log`` over magnitudes.
+
+    Whole ones where the setting takes nothing else. With ``step`` only low, low + step and so on, which a grid needs.
+    """
 
     low: float
     high: float
@@ -42,6 +45,16 @@ class Range:
     def whole(self) -> bool:
         """Whether only whole numbers are meant."""
         return all(isinstance(bound, int) for bound in (self.low, self.high, self.step or 0))
+
+    def of(self, kind: str | None) -> Range:
+        """The same range of a setting that is an "integer" or a "number"; of any other as it is."""
+        if kind == "number":
+            step = None if self.step is None else float(self.step)
+            return Range(float(self.low), float(self.high), self.log, step)
+        if kind == "integer" and all(float(each).is_integer() for each in (self.low, self.high, self.step or 0)):
+            step = None if self.step is None else int(self.step)
+            return Range(int(self.low), int(self.high), self.log, step)
+        return self
 
     @property
     def spacing(self) -> float | None:

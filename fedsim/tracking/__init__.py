@@ -7,6 +7,7 @@ from fedsim.tracking.tensorboard import TensorBoard
 from fedsim.tracking.wandb import Wandb
 
 SINKS: dict[str, type[Sink]] = {"tensorboard": TensorBoard, "mlflow": Mlflow, "wandb": Wandb}
-EXPORTS: dict[str, type[Sink]] = {"csv": Table, "parquet": Parquet, **SINKS}
+TABLES: dict[str, type[Table]] = {"csv": Table, "parquet": Parquet}
+EXPORTS: dict[str, type[Sink]] = {**TABLES, **SINKS}
 
-__all__ = ["EXPORTS", "SINKS", "Sink"]
+__all__ = ["EXPORTS", "SINKS", "TABLES", "Sink"]

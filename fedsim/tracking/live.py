@@ -61,7 +61,7 @@ class Live:
         ]
 
     def _open(self) -> None:
-        from fedsim.comparing.runs import flat
+        from fedsim.comparing.labels import flat
 
         self.opened = True
         run_id = str(json.loads((self.directory / "environment.json").read_text())["run_id"])

@@ -171,6 +171,7 @@ def main(count: int, seed: int) -> int:
     lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
     done = {row["case"]: row for row in map(json.loads, lines) if row["seed"] == seed}
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what is started in the background ignores it
     with tempfile.TemporaryDirectory() as folder:  # what a process does once is done before the forks
         fedsim.run(scenario_of("both"), Path(folder) / "warm")
     began, number = time.monotonic(), 0

@@ -86,7 +86,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group(runs):
     ]
     assert facts["groups"][0]["privacy"]["none"]["epsilon"] == math.inf
     assert facts["groups"][1]["privacy"]["example"]["epsilon"] == 4.0  # the largest of the seeds
-    assert [group["label"] for group in facts["groups"]] == ["without delta", "delta=0.0001, target_epsilon=4.0"]
+    assert [group["label"] for group in facts["groups"]] == ["no privacy", "target_epsilon=4"]
 
 
 def test_means_have_the_interval_of_scipy(runs):
@@ -131,7 +131,10 @@ def test_a_frame_has_a_line_for_each_run(runs):
     assert isinstance(frame, pandas.DataFrame)
     means = frame.groupby("group", sort=False)["accuracy"].mean()
     assert means.tolist() == pytest.approx([np.mean(list(PLAIN.values())), np.mean(list(PRIVATE.values()))])
-    assert frame["epsilon_none"].iloc[0] == math.inf
+    assert "epsilon_none" not in frame
+    assert frame["epsilon_example"].tolist() == [math.inf] * 4 + [4.0 - 0.01 * seed for seed in PRIVATE]
+    assert fedsim.compare(runs[0]).to_frame()["epsilon_client"].tolist() == [math.inf]
+    assert fedsim.compare(runs).to_frame().equals(frame)  # a list of runs is those runs
 
 
 def test_without_pandas_it_says_what_to_install(runs, monkeypatch):
@@ -159,6 +162,8 @@ def test_quality_against_epsilon_needs_two_epsilons(tmp_path, runs):
     other = [make_run(tmp_path / f"strict-{seed}", seed, 0.5, 1.0) for seed in (0, 1)]
     figure = next(p for p in panels(fedsim.compare(*runs, *other)) if p.title == "Accuracy against ε")
     assert "best without privacy" in figure.svg
+    assert "mathdefault" not in figure.svg
+    assert all(f">{epsilon}</text>" in figure.svg for epsilon in (1, 4))
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -182,8 +187,8 @@ def test_on_the_command_line(runs, tmp_path, monkeypatch, capsys):
     assert not re.search(r"https?://(?!www\.w3\.org)", text)
     assert command(monkeypatch, *map(str, runs)) == 0
     out = capsys.readouterr().out
-    assert "privacy.example.target_epsilon  –    4.0" in out
-    assert "-8.3 points" in out
+    assert "privacy.example.target_epsilon  –    4\n" in out
+    assert re.search(r"\[2\] target_epsilon=4 +\[1\] +Accuracy  -8\.3 points", out)
     assert "4.00 (δ 0.0001, add-remove)" in out
     assert repr(fedsim.compare(*runs)) == out.rstrip("\n")
     for arguments, words in (
@@ -217,17 +222,35 @@ def test_how_runs_ended_is_told_where_not_all_are_whole(runs):
     )
 
 
+def test_runs_of_the_same_seed_are_no_repetition(tmp_path, runs):
+    again = make_run(tmp_path / "again", 0, 0.96)
+    assert "plain-0  2 of 1 seed  " in repr(fedsim.compare(runs[0], again))
+
+
+def test_what_was_cut_short_is_compared_to_nothing(runs):
+    """Three seeds in both; one of each is cut short, and then all of the first group."""
+    for run in (runs[0], runs[5]):
+        file = run / "summary.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"status": "interrupted"}))
+    (pair,) = fedsim.compare(*runs).facts["paired"]
+    assert (pair["seeds"], pair["mean"]) == (1, pytest.approx(PRIVATE[2] - PLAIN[2]))
+    found = fedsim.compare(runs[0], *runs[4:])
+    assert found.facts["paired"] == []
+    assert "1 group has no run that ended by itself" in repr(found)
+    assert "interrupted after 3 rounds" in repr(found)
+
+
 def test_settings_of_the_same_name_are_told_apart_and_so_are_equal_labels(tmp_path):
     both = [
         make_run(tmp_path / name, 0, 0.5, privacy={"example": {"clip_norm": a}, "client": {"clip_norm": b}})
         for name, a, b in (("a", 1.0, 2.0), ("b", 2.0, 1.0))
     ]
     labels = [group["label"] for group in fedsim.compare(*both).facts["groups"]]
-    assert labels[0] == "client.clip_norm=2.0, example.clip_norm=1.0"
+    assert labels[0] == "client.clip_norm=2, example.clip_norm=1"
     equal = [make_run(tmp_path / f"same-{n}", 0, 0.5, model=value) for n, value in enumerate(({"x": "1"}, {"x": 1}))]
     page = fedsim.compare(*equal).write_html(tmp_path / "page.html").read_text()
-    assert "1: x=1" in page
-    assert "2: x=1" in page
+    assert "[1] x=1" in page
+    assert "[2] x=1" in page
 
 
 def test_names_are_text_only_and_links_lead_where_they_say(tmp_path):
@@ -250,6 +273,6 @@ def test_a_sweep_is_all_its_finished_runs(tmp_path):
     comparison = fedsim.compare(tmp_path / "sweep")
     assert len(comparison.groups) == 12
     page = comparison.write_html(tmp_path / "page.html").read_text()
-    assert "rate=2.75" in page
+    assert "] rate=2.75" in page
     assert "and 5 more" not in page
     assert "The first 7 of 12 groups have a colour" in page

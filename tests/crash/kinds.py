@@ -13,6 +13,7 @@ from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
 
 BOTH = EXAMPLE_PRIVACY + CLIENT_PRIVACY
 POISSON = 'cohort.sampling={kind="poisson", rate=0.6}'
+SELDOM = 'cohort.sampling={kind="poisson", rate=0.3}'  # so that some spend more than others
 ADAPTIVE = 'privacy.client.clipping={kind="adaptive", quantile=0.5, learning_rate=0.3}'
 CYCLIC = 'cohort.sampling={kind="cyclic", groups=3}'
 DROPOUT = "dropout={before_upload=0.2, after_upload=0.3}"
@@ -25,7 +26,7 @@ FLOWER = 'algorithm.strategy="flwr.serverapp.strategy:FedAdam"'
 # The text of the scenario beside SMALL, and what is set in it.
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "example": (EXAMPLE_PRIVACY, (POISSON,)),
-    "budget": (EXAMPLE_PRIVACY + "sampling_rate = 0.2\nbudget = 4.0\n", (POISSON, "rounds=5")),
+    "budget": (EXAMPLE_PRIVACY + "sampling_rate = 0.2\nbudget = 3.44\n", (SELDOM, "rounds=12", "seed=5")),
     "adaptive": (CLIENT_PRIVACY, (POISSON, ADAPTIVE)),
     "both": (BOTH, (POISSON, 'algorithm.server={optimizer="adam", learning_rate=0.1}')),
     "local": (CLIENT_PRIVACY + 'placement = "client"\n', (POISSON,)),

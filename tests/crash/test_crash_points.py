@@ -11,7 +11,7 @@ import pytest
 
 from tests.crash.moments import moments_of
 
-EVERY, KINDS = 17, ("adaptive", "scaffold", "async", "secure tree", "folds")
+EVERY, KINDS = 41, ("adaptive", "scaffold", "async", "secure tree", "folds")
 
 
 def test_wherever_a_run_dies_it_ends_as_if_undisturbed_and_its_ledger_holds_what_was_released(tmp_path):
@@ -26,7 +26,7 @@ def test_wherever_a_run_dies_it_ends_as_if_undisturbed_and_its_ledger_holds_what
     )
     count, *rest = done.stdout.split("\n")[-2].split()
     assert rest == ["cases,", "0", "failures"], done
-    assert int(count) > 5 * len(KINDS)
+    assert int(count) > 2 * len(KINDS)
     assert done.returncode == 0
 
 

@@ -334,3 +334,26 @@ def test_ctrl_c_from_python_is_one_error_with_the_way_on(tmp_path, monkeypatch):
     monkeypatch.setattr("fedsim.running.summarise", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(Interrupted, match="fedsim resume"):
         fedsim.run(scenario_of("robust", "rounds=1"), tmp_path / "run")
+
+
+def test_who_is_left_out_is_counted_alike_where_every_round_is_made_twice(tmp_path, monkeypatch):
+    """A round that was charged is made again with whom it was charged for, and without the others."""
+    scenario = scenario_of("budget")
+    whole = fedsim.run(scenario, tmp_path / "whole")
+    save, stopped = RunDirectory.save_checkpoint, set()
+
+    def stop_once(directory, tensors, progress):
+        if progress.round not in stopped:
+            stopped.add(progress.round)
+            raise Stop
+        save(directory, tensors, progress)
+
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", stop_once)
+    with pytest.raises(Stop):
+        fedsim.run(scenario, tmp_path / "run")
+    for _ in range(whole.summary["rounds"] - 1):
+        with pytest.raises(Stop):
+            fedsim.resume(tmp_path / "run")
+    assert fedsim.resume(tmp_path / "run").exit_code == 3
+    assert any("left out" in flag for flag in whole.privacy[0]["flags"])
+    assert_same(tmp_path / "run", tmp_path / "whole")

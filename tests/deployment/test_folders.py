@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+import socket
 import ssl
 import stat
 import subprocess
@@ -20,13 +21,13 @@ from typer.testing import CliRunner
 from fedsim.cli import app
 from fedsim.deployment.checking import check_site
 from fedsim.deployment.folders import Address, init, renew
-from fedsim.deployment.keys import make_authority, make_server_certificate, public_key_of, registered_key
-from fedsim.deployment.processes import free_port, only_one, running
-from fedsim.deployment.serving import site_keys
+from fedsim.deployment.keys import Pair, make_authority, make_server_certificate, public_key_of, registered_key
+from fedsim.deployment.processes import check_free, free_port, only_one, running
+from fedsim.deployment.serving import serve, server_port, site_keys
 from fedsim.deployment.site_settings import load_site
 from fedsim.deployment.superlink import Gate, allowed
 from fedsim.deployment.supernode import _Clock
-from fedsim.errors import BadInput
+from fedsim.errors import BadInput, FedsimError
 
 
 @pytest.fixture
@@ -232,6 +233,35 @@ def test_check_tells_a_wrong_certificate_and_a_plaintext_server(deployment: Path
         assert lines["port"].good
         assert not lines["certificate"].good
         assert re.search(expected, lines["certificate"].seen)
+
+
+def test_check_tells_a_certificate_of_tomorrow_from_another_deployments(deployment: Path):
+    """The site's clock is behind, or the server's was ahead when the certificate was made."""
+    server, tomorrow = deployment / "server", datetime.now(UTC) + timedelta(days=2)
+    authority = Pair((deployment / "ca" / "ca.key").read_bytes(), (server / "ca.crt").read_bytes())
+    pair = make_server_certificate(authority, "localhost", tomorrow)
+    (server / "server.crt").write_bytes(pair.certificate)
+    (server / "server.key").write_bytes(pair.key)
+    with _served(server, int(load_site(deployment / "site-a").server.rsplit(":", 1)[1])):
+        lines = {finding.what: finding for finding in check_site(deployment / "site-a", None, None)}
+    assert not lines["certificate"].good
+    assert re.match(
+        r"certificate is not yet valid, by this machine's clock, on which it is 20", lines["certificate"].seen
+    )
+
+
+def test_a_port_that_another_program_has_is_one_clear_error(deployment: Path):
+    """Whoever listens there would be taken for the SuperLink that could not start."""
+    port = server_port(deployment)
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(FedsimError) as caught:
+        serve(deployment, "127.0.0.1", lambda text: None)
+    assert str(caught.value) == (
+        f"Port {port} on 127.0.0.1 cannot be used: another program listens there. Stop that program, or use another."
+    )
+    assert caught.value.exit_code == 1
+    check_free("127.0.0.1", port)
+    with pytest.raises(FedsimError, match=f"Port {port} on 192.0.2.1 cannot be used: Cannot assign"):
+        check_free("192.0.2.1", port)
 
 
 class _served:

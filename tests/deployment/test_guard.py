@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fedsim.deployment.guard import Guard, Refused
+from fedsim.deployment.guard import KEPT_RUNS, Guard, Refused
 from fedsim.deployment.site_settings import Policy, SiteSettings
 from fedsim.deployment.wire import Order
 from fedsim.errors import BudgetExhausted
@@ -200,3 +201,16 @@ def test_both_units_are_charged(tmp_path: Path):
     one = guard(tmp_path, 1, text=text)
     assert [(charge.unit, charge.count) for charge in one.charges(1)] == [("example", 4), ("client", 1)]
     one.close()
+
+
+def test_a_clock_that_was_set_back_does_not_cost_the_run_that_goes_on_its_answers(tmp_path: Path):
+    for number in range(KEPT_RUNS + 1):
+        other = tmp_path / "answers" / f"other{number}"
+        other.mkdir(parents=True)
+        os.utime(other, (4e9 + number, 4e9 + number))  # in the year 2096
+    first = guard(tmp_path, 1)
+    first.keep("job", reply(0.5))
+    assert first.earlier("job") is not None
+    first.close()
+    kept = {folder.name for folder in (tmp_path / "answers").iterdir()}
+    assert kept == {"run1", *(f"other{number}" for number in range(2, KEPT_RUNS + 1))}

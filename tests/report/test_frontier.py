@@ -12,14 +12,21 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from fedsim.privacy.accounting import epsilon
 from fedsim.privacy.events import Event, compose
 from fedsim.privacy.selection import Tries, selection_epsilon
 from fedsim.report import plain
 from fedsim.report.frontier import build_frontier
+from fedsim.report.frontier.axes import axes_of
 from fedsim.report.frontier.fairness import thirds, worst_mean
 from fedsim.report.frontier.inputs import read_sweep
-from fedsim.report.frontier.panels import tick_values
-from fedsim.report.frontier.view import epsilon_view, view_of
+from fedsim.report.frontier.looking import facts
+from fedsim.report.frontier.marks import Marked, Marks, _bars
+from fedsim.report.frontier.panels import _aside, _epsilon_ticks, tick_values
+from fedsim.report.frontier.pareto import Point
+from fedsim.report.frontier.settings import Setting, settings_of
+from fedsim.report.frontier.view import cost_front, epsilon_view, view_of
+from fedsim.report.statistics import Interval
 
 from .example_sweeps import HOSTILE, SEEDS, SWEEP, TRIVIAL, Json, hostile, line, lines, many, write_sweep
 from .test_report import Page
@@ -221,14 +228,74 @@ def test_the_cost_of_looking_is_that_of_the_ledgers(page: FrontierPage) -> None:
         "The best setting, had the sweep been drawn so, those without a guarantee left out": selection_epsilon(
             compose(seeds[-1:]), 1e-4, Tries(5)
         ),
-        "Everything in this report, those without a guarantee left out": selection_epsilon(
-            compose(seeds), 1e-4, Tries(1)
-        ),
+        "Everything in this report, those without a guarantee left out": epsilon(compose(seeds), 1e-4),
     }
-    for name, epsilon in figures.items():
-        assert f"{name} ε = {plain.epsilon(epsilon)}" in page.text
+    for name, value in figures.items():
+        assert f"{name} ε = {plain.epsilon(value)}" in page.text
+    assert "whoever reads this report. By privacy loss distributions" in page.text
+    whole = plain.epsilon(epsilon(compose(seeds), 1e-4))
+    assert f"ε per record of the whole sweep {whole} all runs with a guarantee together" in page.text
     assert "Everything, with the runs without a guarantee ε = ∞ 5 runs trained without noise" in page.text
     assert "a grid of fixed size, which the theorem does not cover" in page.text
+
+
+def test_with_one_seed_a_setting_costs_what_its_run_says(tmp_path: Path) -> None:
+    rows = [line(trial, 0, at, 0.9) for trial, at in ((0, 2.0), (1, 4.0))]
+    view = view_of(read_sweep(write_sweep(tmp_path / "one", rows)))
+    cost = facts(view)["example"]
+    assert cost["one_run"] == cost["one_setting"] == 4.0
+    events = [(Event(2.0, 0.1, "poisson"), 300), (Event(1.0, 0.1, "poisson"), 300)]
+    assert cost["everything"] == epsilon(compose(events), 1e-4)
+    assert (cost["delta"], cost["runs_without_a_guarantee"], cost["best_of_random_tries"]) == (1e-4, 0, None)
+
+
+def test_an_end_that_was_cut_is_open(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    axes, point = Figure().subplots(), Point(settings_of(read_sweep(write_sweep(tmp_path / "s", lines())))[0], 1.0, 0.9)
+    whole = Interval(0.9, 0.7, 1.1, 2)
+    mark = Marked(point, whole.within(0.0, 1.0), True, "", "", whole)
+    _bars(axes, [mark], Marks([mark], [], [], {}), [1.0])
+    assert [(line.get_marker(), *line.get_ydata()) for line in axes.lines] == [("_", 0.7), ("^", 1.0)]
+    rows = [line(trial, seed, at, (0.99, 0.7)[seed]) for trial, at in ((0, 1.0), (1, None)) for seed in (0, 1)]
+    text = FrontierPage(build_frontier(write_sweep(tmp_path / "cut", rows, SWEEP | {"baselines": {}}))).text
+    assert "An arrow at an end" in text
+    assert "With two seeds an interval means little" in text
+
+
+def test_settings_of_one_epsilon_stand_side_by_side() -> None:
+    points = [Point(Setting(number, {}, (), "accuracy"), cost, 0.5) for number, cost in enumerate((1.0, 2.0, 1.0, 1.0))]
+    shifts = _aside(points, 2.0)
+    assert shifts.keys() == {0, 2, 3}
+    assert shifts[0] < shifts[2] == 1.0 < shifts[3] < 1.1
+    assert _aside([points[0]] * 9, 2.0) == {}
+
+
+def test_values_that_can_be_told_apart_are_the_ticks() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    _epsilon_ticks(axes, [1.0, 2.0, 4.0, 5.0, 6.0], None)
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4", "5", "6"]
+
+
+def test_what_is_shown_against_a_lever_is_said(tmp_path: Path, page: FrontierPage) -> None:
+    assert "against noise multiplier of records (the least of any client), mean over the seeds" in page.text
+    assert "1 setting without it left out" in page.text
+    rows = [row | {"seconds": 1.0 + row["trial"]} for row in lines()]
+    view = view_of(read_sweep(write_sweep(tmp_path / "slow", rows, runs=False)))
+    (timed,) = (axis for axis in axes_of(view.settings) if axis.key == "seconds")
+    assert cost_front(view, timed)[1] == []
+
+
+def test_without_client_metrics_it_is_said_that_who_pays_is_not_known(tmp_path: Path) -> None:
+    assert "no run that counts scored its clients one by one" in built(tmp_path, lines())
+
+
+def test_settings_that_learnt_nothing_are_named(tmp_path: Path, page: FrontierPage) -> None:
+    rows = [row | ({"metrics": {"accuracy": 0.1}} if row["trial"] in (0, 2) else {}) for row in lines()]
+    assert "No better than that: setting 0 and 2." in built(tmp_path, rows)
+    assert "No better than that" not in page.text
 
 
 def test_a_public_selection_says_what_it_assumes_and_still_what_it_would_cost(tmp_path: Path) -> None:
@@ -279,7 +346,7 @@ def test_a_failed_run_counts_with_what_its_ledger_holds(tmp_path: Path) -> None:
     (directory / "trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [rows[0], failed]))
     expected = compose([(Event(4.0, 0.1, "poisson"), 300), (Event(2.0, 0.1, "poisson"), 300)])
     text = FrontierPage(build_frontier(directory)).text
-    assert f"Everything in this report ε = {plain.epsilon(selection_epsilon(expected, 1e-4, Tries(1)))}" in text
+    assert f"Everything in this report ε = {plain.epsilon(epsilon(expected, 1e-4))}" in text
     (directory / "runs/t0001-s0/ledger.db").write_bytes(b"no database at all")
     assert (
         "cannot be computed from the ledgers of the runs: file is not a database"

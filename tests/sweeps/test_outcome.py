@@ -115,16 +115,50 @@ def test_a_mean_of_fewer_runs_says_of_how_many(tmp_path, capsys):
         for trial, status, number in ((0, {"completed": 2}, 2), (1, {"completed": 1, "failed": 2}, 1))
     ]
     summary = {"name": "s", "counts": {}, "seeds": [0, 1], "settings": settings, "best": [0]}
+    summary |= {"objectives": ["accuracy"], "baselines": {"trivial": None}}
     print_sweep(SweepResult(tmp_path, summary, []))
     lines = capsys.readouterr().out.splitlines()
-    assert "accuracy 0.5000 ± 0.0000 " in lines[1]
+    assert "accuracy 0.5000 " in lines[1]
     assert "accuracy 0.5000 (1 of 3 runs)" in lines[2]
+
+
+def test_the_terminal_says_what_its_lines_mean(tmp_path, capsys):
+    def setting(trial, mean, status):
+        score = {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 5}
+        spent = {"mean": 2.0, "low": 1.99999, "high": 2.00001, "n": 5}
+        objectives = {"accuracy": score, "epsilon": spent}
+        return {"trial": trial, "values": {"rounds": trial}, "status": status, "objectives": objectives}
+
+    cost = {"one_run": 2.0, "everything": 7.5, "delta": 1e-4, "runs_without_a_guarantee": 5}
+    summary = {
+        "name": "s",
+        "counts": {"settings": 2},
+        "seeds": [0, 1, 2, 3, 4],
+        "objectives": ["accuracy"],
+        "settings": [setting(0, 0.9, {"completed": 5}), setting(1, 0.1, {"completed": 1, "pruned": 4})],
+        "best": [0],
+        "baselines": {"trivial": {"metric": "accuracy", "value": 0.12}},
+        "selection": "public",
+        "cost_of_looking": {"example": cost, "client": {"error": "no ledger"}},
+    }
+    print_sweep(SweepResult(tmp_path, summary, []))
+    assert capsys.readouterr().out.splitlines() == [
+        "s: 2 settings (mean and 95 % t interval over 5 seeds)",
+        "*    0  accuracy 0.9000 ± 0.1000, epsilon 2.0000  rounds = 0",
+        "     1  accuracy 0.1000 ± 0.1000, epsilon 2.0000 [4 pruned] [no better than without learning]  rounds = 1",
+        "* the best accuracy",
+        "privacy, example level: one run spends at most epsilon 2, all together 7.5 (delta 0.0001; 5 runs without a "
+        "guarantee left out; selection is declared public)",
+        "privacy, client level, all runs together: no ledger",
+        f"table: {tmp_path / 'table.json'}",
+    ]
 
 
 def test_the_progress_bar_counts_runs_and_shares_of_runs():
     out = io.StringIO()
     progress = Progress(TextColumn("{task.fields[runs]} {task.percentage:.0f} %"), console=Console(file=out))
     bar = Bar(progress)
+    bar.on_kept([])
     bar.on_plan(4)
     bar.on_round(Task(Trial(0, {}), 0), 0.5)
     bar.on_row(row(1, 0.25))
@@ -134,3 +168,11 @@ def test_the_progress_bar_counts_runs_and_shares_of_runs():
     bar.on_row(row(0, 0.25))
     assert progress.tasks[0].completed == 3
     assert progress.tasks[0].fields["status"] == "trial 0, seed 0: 0.2500"
+
+
+def test_what_an_earlier_session_ended_is_counted_but_not_shown_as_the_latest():
+    progress = Progress(TextColumn("{task.fields[runs]}"), console=Console(file=io.StringIO()))
+    bar = Bar(progress)
+    bar.on_kept([row(0, 0.25), row(1, None, status="failed", main_metric=None)])
+    bar.on_plan(4)
+    assert progress.tasks[0].fields == {"runs": "2/4 runs, 1 failed", "status": "setting up"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import tomllib
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 from scipy.stats import kstest
 
 import fedsim
+from fedsim.cli import main
 from fedsim.errors import BadInput
+from fedsim.federation import build_federation
 from fedsim.loading import load_scenario
+from fedsim.sweeps.preparing import prepared
 from fedsim.sweeps.search import PROPOSERS, random_values
 from fedsim.sweeps.settings import load_sweep
 from fedsim.sweeps.space import Choices, Range, combinations
@@ -72,6 +76,37 @@ def test_settings_that_differ_only_in_what_is_left_out_are_one(sweep_file):
     assert len(trials) == 4
     assert trials[-1].values == {"privacy.example.target_epsilon": "inf"}
     assert [trial.number for trial in trials] == [0, 1, 2, 3]
+
+
+def test_the_type_of_the_setting_decides_what_a_range_holds(sweep_file):
+    space = "privacy.example.target_epsilon = { low = 1, high = 8, log = true }\nrounds = { low = 2.0, high = 9.0 }"
+    sweep = load_sweep(sweep_file('method = "random"\ntrials = 5', space))
+    assert sweep.space["privacy.example.target_epsilon"] == Range(1.0, 8.0, log=True)
+    drawn = [random_values(sweep, number) for number in range(50)]
+    assert len({each["privacy.example.target_epsilon"] for each in drawn}) == 50
+    assert {type(each["rounds"]) for each in drawn} == {int}
+
+
+def test_a_setting_that_cannot_be_set_up_is_no_reason_to_refuse_the_others(sweep_file, monkeypatch):
+    def build(scenario):
+        if scenario.rounds == 3:
+            raise BadInput("no luck")
+        return build_federation(scenario)
+
+    monkeypatch.setattr("fedsim.federation.build_federation", build)
+    for rounds in ("[3, 2]", "[2, 3]"):
+        assert prepared(load_sweep(sweep_file("", f"rounds = {rounds}"))).search.objectives == ("accuracy",)
+    with pytest.raises(BadInput, match=r"No setting can be set up; the first, trial 0 \(rounds = 3\): no luck"):
+        prepared(load_sweep(sweep_file("", "rounds = [3]")))
+
+
+def test_a_sweep_is_checked_without_being_run(sweep_file, monkeypatch, capsys):
+    file = sweep_file("seeds = [0, 1]\nparallel = 2", "rounds = [1, 2, 3]")
+    monkeypatch.setattr(sys, "argv", ["fedsim", "check", str(file)])
+    main()
+    words = "good. 3 settings x 2 seeds = 6 runs, 2 at once; method grid, objective accuracy, selection private."
+    assert words in capsys.readouterr().out
+    assert sorted(each.name for each in file.parent.iterdir()) == ["s.toml", "small.toml"]
 
 
 def test_random_settings_follow_their_distributions(sweep_file):
@@ -139,6 +174,7 @@ def test_what_is_written_reads_as_the_same_sweep(sweep_file, tmp_path):
         ('objective = ["a", "b", "c"]', "rounds = [1]", ["sweep.objective"]),
         ("halving = { first_rounds = 1 }", "rounds = [1, 2]", ["space.rounds"]),
         ('objective = "acuracy"', "rounds = [1]", ["acuracy", 'did you mean "accuracy"']),
+        ("halving = { first_rounds = 3 }", "privacy.example.clip_norm = [1.0]", ["first_rounds = 3", "given up"]),
         ('objective = "seconds"', "rounds = [1]", ["simulated_seconds"]),
         ("", "rounds = [1, 0]", ["trial 1 (rounds = 0)", "rounds = 0"]),
         ("", "rounds.x = [1]", ["rounds is no table"]),

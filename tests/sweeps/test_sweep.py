@@ -96,7 +96,7 @@ def test_a_run_that_fails_is_a_line_with_its_reason_and_stops_nothing(whole):
     assert all("diverged" in row["error"] for row in failed)
     assert whole.summary["counts"]["failed"] == len(failed)
     assert whole.summary["counts"]["completed"] == 8 - len(failed)
-    assert whole.exit_code == 0
+    assert whole.exit_code == 1
 
 
 def test_a_setting_without_privacy_has_infinite_epsilon_and_is_the_baseline(whole):
@@ -129,7 +129,7 @@ def test_a_sweep_killed_three_times_and_interrupted_once_gives_the_same_table(wh
         timeout=300,
         check=False,
     )
-    assert done.stdout.split() == ["-9", "130", "-9", "-9", "0"], done
+    assert done.stdout.split() == ["-9", "130", "-9", "-9", "1"], done  # 1: some runs diverge
     assert table(tmp_path / "out") == table(whole.directory)
     assert len(lines(tmp_path / "out")) == 8
 
@@ -166,7 +166,7 @@ def test_failed_runs_go_on_where_they_stopped_when_that_is_asked_for(whole, here
     monkeypatch.setattr(sys, "argv", ["fedsim", "sweep", str(folder), "--resume", "--retry-failed"])
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == 0
+    assert end.value.code == 1  # those that diverge fail again
     assert {file: file.read_text() for file in kept} == kept  # the same runs, and the same ledgers
     assert table(folder) == table(whole.directory)
     assert "--resume --retry-failed" in capsys.readouterr().err
@@ -261,6 +261,8 @@ def test_another_sweep_in_the_directory_is_refused(whole, tmp_path):
         fedsim.sweep(other, whole.directory, resume=True)
     with pytest.raises(BadInput, match="another sweep"):
         fedsim.sweep(write(tmp_path, SEARCH, SPACE), whole.directory, resume=True, overrides=["rounds=9"])
+    with pytest.raises(BadInput, match="a sweep that has begun cannot be changed"):
+        fedsim.sweep(whole.directory, resume=True, overrides=["rounds=9"])
     with pytest.raises(BadInput, match="exists already"):
         fedsim.sweep(other, whole.directory)
     with pytest.raises(BadInput, match="--resume"):
@@ -310,10 +312,16 @@ def test_the_command_prints_means_over_seeds_or_json_alone(whole, monkeypatch, c
     with pytest.raises(SystemExit) as done:
         main()
     shown = capsys.readouterr()
-    assert done.value.code == 0
+    assert done.value.code == 1
     mean = whole.summary["settings"][0]["objectives"]["accuracy"]["mean"]
     assert f"accuracy {mean:.4f} ±" in shown.out
-    assert "failed; the first, runs/t000" in shown.err
+    failed = next(row for row in whole.rows if row["status"] == "failed")
+    assert f"of 8 runs failed; the first, trial {failed['trial']} (privacy.example.target_epsilon =" in shown.err
+    assert "with 2 seeds it means little, use 5" in shown.out
+    assert "* no other setting is better in accuracy and epsilon\n" in shown.out
+    assert "target_epsilon = inf" in shown.out
+    cost = whole.summary["cost_of_looking"]["example"]
+    assert f"one run spends at most epsilon {cost['one_run']:.4g}, all together {cost['everything']:.4g}" in shown.out
     monkeypatch.setattr(sys, "argv", ["fedsim", "sweep", str(whole.directory), "--resume", "--json"])
     with pytest.raises(SystemExit):
         main()

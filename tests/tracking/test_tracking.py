@@ -175,6 +175,67 @@ def test_a_table_has_every_line_of_the_record(finished, tmp_path):
         assert {name: None if value == "" else float(value) for name, value in row.items()} == line
 
 
+def test_beside_the_table_is_the_summary(finished, tmp_path):
+    with open(fedsim.export(finished, "csv", tmp_path / "csv") / "summary.csv", newline="") as file:
+        found = {row["key"]: row["value"] for row in csv.DictReader(file)}
+    summary = json.loads((finished / "summary.json").read_text())
+    (spent,) = summary["privacy"]
+    assert float(found["metrics.accuracy"]) == summary["metrics"]["accuracy"]
+    assert float(found["privacy.client.epsilon"]) == spent["epsilon"]
+    assert float(found["privacy.client.delta"]) == spent["delta"]
+    assert float(found["per_class.3.recall"]) == summary["per_class"][3]["recall"]
+    assert found["status"] == "completed"
+
+
+SWEPT = [
+    {
+        **{"trial": 0, "seed": 0, "values": {"rate": 0.5, "kind": 2}, "status": "completed", "error": None},
+        **{"metrics": {"accuracy": 0.75}, "epsilon": {"example": 4.0, "client": None}},
+        **{"noise_multiplier": {"example": {"min": 1.0, "max": 2.0}}, "rounds": 3},
+    },
+    {
+        **{
+            "trial": 1,
+            "seed": 0,
+            "values": {"rate": 1.0, "kind": "x"},
+            "status": "failed",
+            "error": "it was, in short, so",
+        },
+        **{"metrics": {}, "epsilon": {"example": "inf", "client": None}, "noise_multiplier": {}, "rounds": 0},
+    },
+]
+
+
+@pytest.fixture
+def swept(tmp_path: Path) -> Path:
+    (tmp_path / "swept/runs").mkdir(parents=True)
+    (tmp_path / "swept/trials.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SWEPT[::-1]))
+    return tmp_path / "swept"
+
+
+def test_a_sweep_is_a_table_of_its_runs(swept):
+    with open(fedsim.export(swept, "csv") / "table.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert (first["rate"], first["accuracy"], first["epsilon_example"], first["epsilon_client"]) == (
+        "0.5",
+        "0.75",
+        "4.0",
+        "",
+    )
+    assert (first["noise_multiplier_example_max"], first["rounds"]) == ("2.0", "3")
+    assert (second["status"], second["error"], second["epsilon_example"]) == ("failed", "it was, in short, so", "inf")
+    with pytest.raises(BadInput, match=r"--to tensorboard: .*swept is a sweep; export it to csv or parquet"):
+        fedsim.export(swept, "tensorboard")
+
+
+def test_a_sweep_as_parquet_has_types(swept):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow.parquet")
+    frame = pandas.read_parquet(fedsim.export(swept, "parquet") / "table.parquet")
+    assert frame["epsilon_example"].tolist() == [4.0, math.inf]
+    assert (frame["kind"].tolist(), frame["rounds"].dtype) == (["2", "x"], np.int64)
+
+
 def test_a_parquet_table_has_types_and_the_summary(finished, tmp_path):
     pandas, pyarrow = pytest.importorskip("pandas"), pytest.importorskip("pyarrow.parquet")
     file = fedsim.export(finished, "parquet", tmp_path / "parquet") / "rounds.parquet"

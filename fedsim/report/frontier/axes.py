@@ -9,17 +9,23 @@ from fedsim.report.inputs import Json
 
 OF_UNIT = {"example": "of records", "client": "of clients"}
 LENGTH = {"example": "length of a gradient", "client": "length of an update"}
+LEAST, MOST = " (the least of any client)", " (the largest of a run)"
+LOAD = " (which hangs on what else the machine did)"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A quantity with its name and unit; of a ``cost`` less is better, so that a Pareto set means something."""
+    """A quantity with its name and unit; of a ``cost`` less is better, so that a Pareto set means something.
+
+    ``note`` says what of it is shown, where a run has several.
+    """
 
     key: str
     title: str
     unit: str
     quantity: Quantity
     cost: bool = False
+    note: str = ""
 
 
 def axes_of(settings: list[Setting]) -> list[Axis]:
@@ -28,8 +34,11 @@ def axes_of(settings: list[Setting]) -> list[Axis]:
 
 
 def _all() -> list[Axis]:
-    noises = [Axis(f"noise-{unit}", f"Noise multiplier {OF_UNIT[unit]}", "no unit", _noise(unit)) for unit in UNITS]
-    clips = [Axis(f"clip-{unit}", f"Clip norm {OF_UNIT[unit]}", LENGTH[unit], _clip(unit)) for unit in UNITS]
+    noises = [
+        Axis(f"noise-{unit}", f"Noise multiplier {OF_UNIT[unit]}", "no unit", _noise(unit), note=LEAST)
+        for unit in UNITS
+    ]
+    clips = [Axis(f"clip-{unit}", f"Clip norm {OF_UNIT[unit]}", LENGTH[unit], _clip(unit), note=MOST) for unit in UNITS]
     return [
         *noises,
         *clips,
@@ -37,7 +46,7 @@ def _all() -> list[Axis]:
         Axis("rounds", "Rounds", "number", _plain("rounds"), cost=True),
         Axis("bytes", "Data sent, both ways", "bytes", sent, cost=True),
         Axis("simulated", "Simulated time", "s", _plain("simulated_seconds"), cost=True),
-        Axis("seconds", "Wall-clock time of a run", "s", _plain("seconds"), cost=True),
+        Axis("seconds", "Wall-clock time of a run", "s", _plain("seconds"), note=LOAD),
     ]
 
 

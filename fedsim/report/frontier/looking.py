@@ -2,19 +2,46 @@
 
 import math
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedsim.privacy.looking import Looking, charges, cost_of_looking
 from fedsim.privacy.plan import Unit
 from fedsim.privacy.selection import POISSON, Tries
 from fedsim.report import plain
 from fedsim.report.frontier.settings import Setting, epsilon_of
-from fedsim.report.frontier.view import View
 from fedsim.report.inputs import Json
 
+if TYPE_CHECKING:
+    from fedsim.report.frontier.view import View
+
+BY = {"pld": "By privacy loss distributions", "rdp": "By Rényi divergences"}
 OF = {"example": "one record", "client": "one client"}
 Rows = list[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the sweep costs a unit in numbers: the dearest run's own epsilon, what many cost, and runs with none."""
+
+    delta: float
+    run: float
+    found: Looking
+    open_runs: int
+
+    def facts(self, covered: bool) -> Json:
+        """The same for sweep.json; the theorem's figure only where it covers the sweep."""
+        return {
+            "delta": self.delta,
+            "one_run": self.run,
+            "one_setting": self.found.one,
+            "one_setting_by": self.found.one_by,
+            "everything": self.found.everything,
+            "everything_by": self.found.everything_by,
+            "best_of_random_tries": self.found.best if covered else None,
+            "runs_without_a_guarantee": self.open_runs,
+        }
 
 
 @dataclass(frozen=True)
@@ -26,11 +53,11 @@ class Bill:
     notes: list[str]
 
 
-def is_public(view: View) -> bool:
+def is_public(view: "View") -> bool:
     return str(view.record.sweep.get("selection") or "private") == "public"
 
 
-def stance(view: View) -> list[str]:
+def stance(view: "View") -> list[str]:
     """What the sweep says about its own data, and what follows."""
     if is_public(view):
         return [
@@ -47,20 +74,41 @@ def stance(view: View) -> list[str]:
     ]
 
 
-def bills(view: View) -> list[Bill]:
-    """The cost for every unit that some run gives a guarantee for."""
-    return [_bill(view, unit) for unit in view.units]
+def costs(view: "View") -> dict[str, Cost | str]:
+    """The cost for every unit that some run gives a guarantee for, or why it cannot be computed."""
+    return {unit: _cost(view, unit) for unit in view.units}
 
 
-def _bill(view: View, unit: str) -> Bill:
-    title = f"For {OF[unit]}"
+def facts(view: "View") -> Json:
+    """The same for sweep.json."""
+    found = view.costs.items()
+    return {unit: {"error": each} if isinstance(each, str) else each.facts(is_covered(view)) for unit, each in found}
+
+
+def bills(view: "View") -> list[Bill]:
+    """The cost for every unit in words."""
+    return [_bill(view, unit, cost) for unit, cost in view.costs.items()]
+
+
+def _cost(view: "View", unit: str) -> Cost | str:
     try:
         runs = [_runs(view, each, unit) for each in view.settings]
         ledgers = [[_ledger(view, row) for row in each.rows] for each in runs if each.rows]
         found = cost_of_looking(ledgers, _unit(unit), _delta(view, unit), _tries(view, len(ledgers)))
     except (OSError, sqlite3.Error, ValueError) as error:
-        return Bill(title, [], [f"It cannot be computed from the ledgers of the runs: {error}."])
-    return Bill(title, _rows(view, unit, found, sum(each.unguarded for each in runs)), _notes(view, unit, found))
+        return f"It cannot be computed from the ledgers of the runs: {error}."
+    run = max(epsilon_of(row, unit) for row in view.record.rows if math.isfinite(epsilon_of(row, unit)))
+    told = all(len(each.rows) <= 1 and all(math.isfinite(epsilon_of(row, unit)) for row in each.rows) for each in runs)
+    if told and run < found.one:  # each setting is one run, whose own report says what it costs
+        found = replace(found, one=run, one_by="pld")
+    return Cost(_delta(view, unit), run, found, sum(each.unguarded for each in runs))
+
+
+def _bill(view: "View", unit: str, cost: Cost | str) -> Bill:
+    title = f"For {OF[unit]}"
+    if isinstance(cost, str):
+        return Bill(title, [], [cost])
+    return Bill(title, _rows(view, cost), _notes(view, unit, cost.found))
 
 
 def _unit(unit: str) -> Unit:
@@ -75,7 +123,7 @@ class _Runs:
     unguarded: int
 
 
-def _runs(view: View, setting: Setting, unit: str) -> _Runs:
+def _runs(view: "View", setting: Setting, unit: str) -> _Runs:
     ended = [row for row in setting.rows if row.get("status") != "failed" and row.get("rounds") != 0]
     failed = [row for row in setting.rows if row not in ended]
     guarded = [row for row in ended if math.isfinite(epsilon_of(row, unit))]
@@ -85,18 +133,18 @@ def _runs(view: View, setting: Setting, unit: str) -> _Runs:
     return _Runs(guarded + charged, len(ended) - len(guarded) + trained)
 
 
-def _charged(view: View, row: Json, unit: str) -> bool:
+def _charged(view: "View", row: Json, unit: str) -> bool:
     run = view.record.run(row)
     return run is not None and (run / "ledger.db").is_file() and charges(run / "ledger.db", _unit(unit))
 
 
-def _trained(view: View, row: Json) -> bool:
+def _trained(view: "View", row: Json) -> bool:
     """Whether a failed run ended a round."""
     run = view.record.run(row)
     return run is not None and (run / "rounds.jsonl").is_file() and (run / "rounds.jsonl").stat().st_size > 0
 
 
-def _ledger(view: View, row: Json) -> Path:
+def _ledger(view: "View", row: Json) -> Path:
     """Raises FileNotFoundError where a run's ledger is gone: what it spent is then unknown."""
     run = view.record.run(row)
     if run is None or not (run / "ledger.db").is_file():
@@ -104,7 +152,7 @@ def _ledger(view: View, row: Json) -> Path:
     return run / "ledger.db"
 
 
-def _delta(view: View, unit: str) -> float:
+def _delta(view: "View", unit: str) -> float:
     deltas = [plain.finite((row.get("delta") or {}).get(unit)) for row in view.record.rows if row.get("delta")]
     known = [delta for delta in deltas if delta]
     if not known:
@@ -112,50 +160,55 @@ def _delta(view: View, unit: str) -> float:
     return max(known)
 
 
-def _tries(view: View, settings: int) -> Tries:
+def _tries(view: "View", settings: int) -> Tries:
     """How the number of settings was drawn, where the sweep says so; else a geometric number with their mean."""
     drawn = view.record.sweep.get("tries") or {}
     mean, shape = plain.finite(drawn.get("mean")), plain.number(drawn.get("shape"))
     return Tries(mean or max(1.0, float(settings)), 1.0 if shape is None else shape)
 
 
-def is_covered(view: View) -> bool:
+def is_covered(view: "View") -> bool:
     """Whether the sweep drew what the theorem wants: settings at random, and a random number of them."""
     sweep = view.record.sweep
     return sweep.get("method") == "random" and bool(sweep.get("tries")) and not _pruned(view)
 
 
-def _adaptive(view: View) -> bool:
+def _adaptive(view: "View") -> bool:
     """Whether earlier results chose what was run later: no drawing at random has anything to do with that."""
     return view.record.sweep.get("method") not in ("grid", "random") or _pruned(view)
 
 
-def _pruned(view: View) -> bool:
+def _pruned(view: "View") -> bool:
     return any(row.get("status") == "pruned" for row in view.record.rows)
 
 
-def _rows(view: View, unit: str, found: Looking, open_runs: int) -> Rows:
+def _rows(view: "View", cost: Cost) -> Rows:
+    found, open_runs = cost.found, cost.open_runs
     tries = found.tries
     law = {POISSON: "Poisson", 1.0: "geometric", 0.0: "logarithmic"}.get(tries.shape, "negative binomial")
     drawn = f"a secret random number of settings ({law}, mean {plain.count(tries.mean)})"
     with_open = [] if not open_runs else [("Everything, with the runs without a guarantee", "∞", _open(open_runs))]
     without = ", those without a guarantee left out" if open_runs else ""
-    largest = max(epsilon_of(row, unit) for row in view.record.rows if math.isfinite(epsilon_of(row, unit)))
     best = "The best setting, and nothing else" if is_covered(view) else "The best setting, had the sweep been drawn so"
     drawn_once = (
         f"{best}{without}",
         plain.epsilon(found.best),
         f"Papernot and Steinke 2022 (arXiv 2110.03620): {drawn}, each drawn independently of the data, none "
-        "dearer than those tried; only the winner is published",
+        "dearer than those tried; only the winner is published. By Rényi divergences",
     )
     return [
-        ("One run, fixed beforehand", plain.epsilon(largest), "What the report of that run says; of all, the dearest"),
-        ("One setting, fixed beforehand", plain.epsilon(found.one), "Its seeds together; of the settings, the dearest"),
+        ("One run, fixed beforehand", plain.epsilon(cost.run), "What the report of that run says; of all, the dearest"),
+        (
+            "One setting, fixed beforehand",
+            plain.epsilon(found.one),
+            f"Its seeds together; of the settings, the dearest. {BY[found.one_by]}",
+        ),
         *([] if _adaptive(view) else [drawn_once]),
         (
             f"Everything in this report{without}",
             plain.epsilon(found.everything),
-            "Naive composition of all runs: holds for a grid, for adaptive search and for whoever reads this report",
+            "Naive composition of all runs: holds for a grid, for adaptive search and for whoever reads this report. "
+            f"{BY[found.everything_by]}",
         ),
         *with_open,
     ]
@@ -168,7 +221,7 @@ def _open(runs: int) -> str:
     )
 
 
-def _notes(view: View, unit: str, found: Looking) -> list[str]:
+def _notes(view: "View", unit: str, found: Looking) -> list[str]:
     notes = [_covered(view), *_same_noise(view, unit)]
     if found.best > found.everything and not _adaptive(view):
         notes.append("With so few settings the theorem gains nothing: adding up all runs costs less than its figure.")
@@ -180,8 +233,10 @@ def _notes(view: View, unit: str, found: Looking) -> list[str]:
         "against the promise."
     )
     notes.append(
-        f"All figures are upper bounds at δ = {delta}, by Rényi divergences; every run counts by its worst client. The "
-        f"reports of single runs use a tighter accountant, so theirs can be a little smaller.{rounded}"
+        f"All figures are upper bounds at δ = {delta}; every run counts by its worst client. The reports of single "
+        "runs go by privacy loss distributions. Rényi divergences give somewhat larger figures; they stand where the "
+        "theorem needs them, where the runs differ too much to be composed otherwise, and where no client of a run is "
+        f"sure to lose most.{rounded}"
     )
     failed = sum(row.get("status") in ("failed", "pruned") for row in view.record.rows)
     if failed:
@@ -189,7 +244,7 @@ def _notes(view: View, unit: str, found: Looking) -> list[str]:
     return notes
 
 
-def _same_noise(view: View, unit: str) -> list[str]:
+def _same_noise(view: "View", unit: str) -> list[str]:
     """That the noise of runs with the same seed is the same, where it was drawn from seeds."""
     rows = [row for row in view.record.rows if math.isfinite(epsilon_of(row, unit))]
     if all((row.get("randomness") or {}).get(unit) == "secure" for row in rows):
@@ -201,7 +256,7 @@ def _same_noise(view: View, unit: str) -> list[str]:
     ]
 
 
-def _covered(view: View) -> str:
+def _covered(view: "View") -> str:
     if is_covered(view):
         return "This sweep drew its settings and their number at random, as the theorem wants."
     method = str(view.record.sweep.get("method") or "not recorded")

@@ -3,7 +3,7 @@
 import html
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fedsim.report.canvas import BLUE, GREEN, INK, MUTED, PURPLE, SKY, VERMILLION, Panel
@@ -20,19 +20,24 @@ Place = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Marked:
-    """A point with its interval, whether any guarantee holds, where it links to and what hovering says."""
+    """A point with its interval, whether any guarantee holds, where it links to and what hovering says.
+
+    ``whole`` is the interval before it was cut to what is possible: its ends are open where they were cut.
+    """
 
     point: Point
     interval: Interval
     private: bool
     link: str
     hover: str
+    whole: Interval
 
 
 @dataclass(frozen=True)
 class Run:
     """One seed's run: where it lies and what it links to."""
 
+    setting: int
     cost: float
     score: float
     link: str
@@ -41,13 +46,21 @@ class Run:
 
 @dataclass(frozen=True)
 class Marks:
-    """All that a figure shows; ``front`` are the points of the Pareto set, ``rings`` what is pointed out, by name."""
+    """All that a figure shows; ``front`` are the points of the Pareto set, ``rings`` what is pointed out, by name.
+
+    ``shifts`` says by what factor a setting's place is moved aside, where others have the same.
+    """
 
     points: list[Marked]
     front: list[Point]
     runs: list[Run]
     rings: dict[str, Point]
     factor: float = 1.0
+    shifts: dict[int, float] = field(default_factory=dict)
+
+    def at(self, point: Point, place: Place) -> float:
+        """Where a point stands on the axis."""
+        return place(point.cost) * self.shifts.get(point.setting.number, 1.0)
 
     @property
     def hovers(self) -> dict[str, str]:
@@ -72,21 +85,24 @@ def _rings(axes: "Axes", marks: Marks, place: Place) -> None:
     """What is pointed out, in an open square and a larger open circle; small in the legend."""
     for (name, point), (colour, marker, size) in zip(marks.rings.items(), RINGS, strict=False):
         look: dict[str, Any] = {"marker": marker, "markerfacecolor": "none", "markeredgecolor": colour}
-        axes.plot(place(point.cost), marks.factor * point.score, markersize=size, markeredgewidth=1.4, zorder=4, **look)
+        axes.plot(
+            marks.at(point, place), marks.factor * point.score, markersize=size, markeredgewidth=1.4, zorder=4, **look
+        )
         axes.plot([], [], markersize=8, linestyle="", label=name, **look)
 
 
 def _runs(axes: "Axes", marks: Marks, place: Place) -> None:
     if not marks.runs:
         return
-    x, y = [place(run.cost) for run in marks.runs], [marks.factor * run.score for run in marks.runs]
+    x = [place(run.cost) * marks.shifts.get(run.setting, 1.0) for run in marks.runs]
+    y = [marks.factor * run.score for run in marks.runs]
     dots = axes.scatter(x, y, s=12, color=SKY, alpha=0.8, linewidths=0, label="single run (a seed)")
     dots.set_urls([run.link or None for run in marks.runs])
 
 
 def _front(axes: "Axes", marks: Marks, place: Place) -> None:
     if len(marks.front) > 1:
-        at = [(place(point.cost), marks.factor * point.score) for point in marks.front]
+        at = [(marks.at(point, place), marks.factor * point.score) for point in marks.front]
         axes.plot(*zip(*at, strict=True), color=VERMILLION, linewidth=1.4, drawstyle="steps-post", zorder=1.5)
 
 
@@ -94,7 +110,7 @@ def _scatter(axes: "Axes", drawn: list[Marked], marks: Marks, place: Place, look
     if not drawn:
         return
     colour, marker, name = look
-    x = [place(mark.point.cost) for mark in drawn]
+    x = [marks.at(mark.point, place) for mark in drawn]
     y = [marks.factor * mark.point.score for mark in drawn]
     many = len(marks.points) > MOST_BARS
     if not many or (colour == VERMILLION and len(drawn) <= MOST_BARS):
@@ -107,14 +123,21 @@ def _scatter(axes: "Axes", drawn: list[Marked], marks: Marks, place: Place, look
 
 
 def _bars(axes: "Axes", drawn: list[Marked], marks: Marks, x: list[float]) -> None:
-    """The intervals, where there are any; dark and with caps, so that they are told from the stepped line."""
-    known = [(at, mark.interval) for at, mark in zip(x, drawn, strict=True) if mark.interval.known]
-    if known:
-        middle = [marks.factor * interval.value for _, interval in known]
-        down = [marks.factor * (interval.value - interval.low) for _, interval in known]
-        up = [marks.factor * (interval.high - interval.value) for _, interval in known]
-        look: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 1.1, "capsize": 3, "zorder": 2.5}
-        axes.errorbar([at for at, _ in known], middle, [down, up], **look)
+    """The intervals, where there are any; dark, so that they are told from the stepped line.
+
+    An end has a cap where it was computed, and an arrow where it was cut because no metric can go on.
+    """
+    known = [(at, mark) for at, mark in zip(x, drawn, strict=True) if mark.interval.known]
+    for end, arrow in (("low", "v"), ("high", "^")):
+        ends = [(at, getattr(mark.interval, end), getattr(mark.whole, end)) for at, mark in known]
+        for marker, size, cut in (("_", 6, False), (arrow, 4, True)):
+            places = [(at, marks.factor * shown) for at, shown, computed in ends if (shown != computed) is cut]
+            look: dict[str, Any] = {"marker": marker, "markersize": size, "color": INK, "linestyle": "", "zorder": 2.5}
+            if places:
+                axes.plot(*zip(*places, strict=True), clip_on=not cut, **look)
+    spans = [[marks.factor * end for end in (mark.interval.low, mark.interval.high)] for _, mark in known]
+    if spans:
+        axes.vlines([at for at, _ in known], *zip(*spans, strict=True), color=INK, linewidth=1.1, zorder=2.5)
 
 
 def baselines(axes: "Axes", lines: Sequence[tuple[str, Interval]], marks: Marks) -> None:

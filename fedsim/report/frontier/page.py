@@ -28,14 +28,23 @@ def build_frontier(directory: Path) -> Path:
     The same record gives the same bytes. Raises FileNotFoundError where there is no record, ValueError where a
     file of it is damaged, and `FedsimError` where the page cannot be written.
     """
-    directory = Path(directory)
-    page = render(view_of(read_sweep(directory)))
-    report = directory / "frontier.html"
+    return write_frontier(view_of(read_sweep(Path(directory))))
+
+
+def write_frontier(view: View) -> Path:
+    """The same of a record that is read already; raises `FedsimError` where the page cannot be written."""
+    page, report = render(view), view.record.directory / "frontier.html"
     try:
         write_whole(report, page.encode())
     except OSError as error:
         raise FedsimError(f"{report} cannot be written: {error.strerror}.") from error
     return report
+
+
+def frontier_panels(directory: Path) -> list[Panel]:
+    """The figures against epsilon from a sweep's record; where no setting is private, against whatever else varies."""
+    view = view_of(read_sweep(Path(directory)))
+    return _frontiers(view) or [axis_panel(view, axis) for axis in axes_of([each.setting for each in view.scored])]
 
 
 def render(view: View) -> str:
@@ -101,4 +110,14 @@ def _tiles(view: View) -> list[Tile]:
         value = "—" if point is None else plain.epsilon(point.cost)
         note = "no setting" if point is None else f"setting {point.setting.number}"
         tiles.append(Tile(f"ε per {'record' if unit == 'example' else 'client'} for 95 % of that", value, note))
-    return tiles[:5]
+    return [*tiles, *_looking_tiles(view)]
+
+
+def _looking_tiles(view: View) -> list[Tile]:
+    """What all runs together spend, for the first unit."""
+    for unit, cost in list(view.costs.items())[:1]:
+        if not isinstance(cost, str):
+            name = f"ε per {'record' if unit == 'example' else 'client'} of the whole sweep"
+            note = "all runs together" if not cost.open_runs else "all runs with a guarantee together"
+            return [Tile(name, plain.epsilon(cost.found.everything), note)]
+    return []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_ASIDE = 8
 OF = {"example": "one record", "client": "one client"}
 BARS = "The bars are 95 % t intervals of the mean over seeds."
 
@@ -41,7 +42,7 @@ def epsilon_panel(view: View, unit: str) -> Panel | None:
     beyond = high * max((high / low) ** 0.2, 1.6)
     shown = _marks(view, found.points, found.front, lambda row: epsilon_of(row, unit))
     guarded = [replace(mark, private=math.isfinite(mark.point.cost)) for mark in shown.points]
-    shown = replace(shown, points=guarded, rings=found.rings)
+    shown = replace(shown, points=guarded, rings=found.rings, shifts=_aside(found.points, high / low))
     unguarded = any(math.isinf(mark.cost) for mark in found.points)
 
     def place(cost: float) -> float:
@@ -51,7 +52,7 @@ def epsilon_panel(view: View, unit: str) -> Panel | None:
         axes.set_xscale("log")
         baselines(axes, view.baselines, shown)
         marks.paint(axes, shown, place)
-        _epsilon_ticks(axes, finite, beyond if unguarded else None)
+        epsilon_ticks(axes, finite, beyond if unguarded else None)
         axes.set_xlabel(f"ε for {OF[unit]} (no unit, log scale)")
         axes.set_ylabel(metric_label(view.metric))
         figure.legend(loc="outside upper left", ncols=2, handletextpad=0.4, columnspacing=1.0)
@@ -60,22 +61,36 @@ def epsilon_panel(view: View, unit: str) -> Panel | None:
     return linked(draw(f"frontier-{unit}", title, _caption(view, unguarded), paint, 4.1), shown.hovers)
 
 
+def _aside(points: Sequence[Point], ratio: float) -> dict[int, float]:
+    """By what factor each setting of few that have the same cost is moved, so that all of them are seen."""
+    groups: dict[str, list[int]] = {}
+    for point in points:
+        groups.setdefault(f"{point.cost:.2g}", []).append(point.setting.number)
+    step = max(ratio, 2.0) ** 0.035
+    crowded = [numbers for numbers in groups.values() if 1 < len(numbers) <= MOST_ASIDE]
+    return {
+        number: step ** (index - (len(numbers) - 1) / 2) for numbers in crowded for index, number in enumerate(numbers)
+    }
+
+
 def _caption(view: View, unguarded: bool) -> str:
     bars = f" {BARS}" if any(each.score.known for each in view.scored) else " One seed each gives no interval."
+    if any(each.score.known and each.score != each.possible for each in view.scored):
+        bars += " An arrow at an end: it goes on beyond what is possible."
     if any(each.score.known for each in view.scored) and len(view.scored) > marks.MOST_BARS:
         bars = f" {BARS[:-1]}; they are drawn for the Pareto set alone."
     place = " Settings without that guarantee (ε = ∞) stand at the right." if unguarded else ""
     return (
         "Every point is a setting of the sweep. The Pareto set, joined by a stepped line, are the settings to which no "
-        f"other is at least as private and better by the mean.{place}{bars}"
+        f"other is at least as private and better by the mean. Those of the same ε stand side by side.{place}{bars}"
     )
 
 
-def _epsilon_ticks(axes: "Axes", finite: Sequence[float], beyond: float | None) -> None:
+def epsilon_ticks(axes: "Axes", finite: Sequence[float], beyond: float | None) -> None:
     """The values themselves where they are few, else round numbers; the place of infinity behind a line of its own."""
     low, high = min(finite), max(finite)
     ticks = sorted({float(f"{value:.2g}") for value in finite})
-    if len(ticks) > 8 or any(right < 1.3 * left for left, right in pairwise(ticks)):
+    if len(ticks) > 8 or any(right / left < (high / low) ** 0.07 for left, right in pairwise(ticks)):
         ticks = tick_values(low, high)
     names = [f"{tick:g}" for tick in ticks]
     right = high * 1.25
@@ -121,7 +136,10 @@ def axis_panel(view: View, axis: Axis) -> Panel:
         axes.set_ylabel(metric_label(view.metric))
 
     joined = " The stepped line joins the Pareto set: less of it, or better." if axis.cost else ""
-    caption = f"{metric_title(view.metric)} against {_inside(axis.title)}, mean over the seeds of a setting.{joined}"
+    missing = len(view.scored) - len(points)
+    absent = f" {plain.plural(missing, 'setting')} without it left out." if missing else ""
+    what = f"{_inside(axis.title)}{axis.note}"
+    caption = f"{metric_title(view.metric)} against {what}, mean over the seeds of a setting.{absent}{joined}"
     return linked(draw(f"frontier-{axis.key}", f"Against {_inside(axis.title)}", caption, paint), shown.hovers)
 
 
@@ -144,7 +162,9 @@ def _inside(title: str) -> str:
 def _marks(view: View, points: Sequence[Point], front: list[Point], quantity: Quantity) -> Marks:
     """The points with their intervals and links, and their runs where they are few."""
     found = [(point, view.of(point.setting)) for point in points]
-    drawn = [Marked(point, each.possible, each.setting.private, each.link, each.hover) for point, each in found]
+    drawn = [
+        Marked(point, each.possible, each.setting.private, each.link, each.hover, each.score) for point, each in found
+    ]
     return Marks(drawn, front, _runs(view, points, quantity), {}, 100.0 if is_share(view.metric) else 1.0)
 
 
@@ -155,7 +175,13 @@ def _runs(view: View, points: Sequence[Point], quantity: Quantity) -> list[Run]:
         return []
     found = [(row, quantity(row), measure(row, view.metric)) for row in rows]
     return [
-        Run(cost, score, view.links.get((row["trial"], row["seed"]), ""), f"setting {row['trial']}, seed {row['seed']}")
+        Run(
+            row["trial"],
+            cost,
+            score,
+            view.links.get((row["trial"], row["seed"]), ""),
+            f"setting {row['trial']}, seed {row['seed']}",
+        )
         for row, cost, score in found
         if cost is not None and score is not None
     ]

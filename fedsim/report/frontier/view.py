@@ -6,6 +6,7 @@ from functools import cached_property
 
 from fedsim.directions import more_is_better
 from fedsim.report import plain
+from fedsim.report.frontier import looking
 from fedsim.report.frontier.axes import Axis
 from fedsim.report.frontier.inputs import SweepRecord
 from fedsim.report.frontier.pareto import Point, cheapest, knee, pareto, threshold
@@ -134,6 +135,11 @@ class View:
         value = plain.finite(found.get("value"))
         known = value is not None and found.get("metric") == self.metric
         return (value, str(found.get("how") or "the trivial answer")) if known and value is not None else None
+
+    @cached_property
+    def costs(self) -> dict[str, "looking.Cost | str"]:
+        """What choosing costs each unit, computed once."""
+        return looking.costs(self)
 
     @property
     def baselines(self) -> list[tuple[str, Interval]]:

@@ -12,7 +12,7 @@ from fedsim.report.metrics import metric_text, metric_title
 from fedsim.report.statistics import t_interval
 
 OF = {"example": "one record", "client": "one client"}
-MOST_FAILURES = 50
+MOST_FAILURES, MOST_NAMED = 50, 20
 ENDS = {"failed": "failed", "pruned": "was pruned"}
 
 
@@ -163,7 +163,15 @@ def _baseline(view: View) -> list[Finding]:
         sentences.append(
             f"Without learning anything ({how}): {metric_text(view.metric, value)}. Below that line a model is useless."
         )
+        sentences += _useless(view, value)
     return [Finding("What to compare with", sentences)] if sentences else []
+
+
+def _useless(view: View, trivial: float) -> list[str]:
+    """The settings that learnt nothing, as where training diverges without an error."""
+    sign = 1 if view.higher else -1
+    found = [str(each.setting.number) for each in view.scored if sign * each.score.value <= sign * trivial]
+    return [f"No better than that: setting {plain.listing(found[:MOST_NAMED])}."] if found else []
 
 
 def _reading(view: View) -> list[str]:
@@ -176,6 +184,7 @@ def _reading(view: View) -> list[str]:
     )
     return [
         interval,
+        *_few(view),
         *_partial(view),
         *(sentence for unit in view.units for sentence in _mixed(view, unit)),
         "The best of many settings looks better than it is, because the numbers that chose it are the numbers shown: "
@@ -183,6 +192,12 @@ def _reading(view: View) -> list[str]:
         "ε of a setting is the largest over its seeds, and is for one run alone; what the whole sweep costs is stated "
         "under “The cost of looking”.",
     ]
+
+
+def _few(view: View) -> list[str]:
+    if max((each.score.repetitions for each in view.scored), default=0) != 2:
+        return []
+    return ["With two seeds an interval means little, and is very wide: five say far more."]
 
 
 def _partial(view: View) -> list[str]:
