@@ -21,6 +21,7 @@ from fedsim.updates import LONGEST, client_weights
 # A sum of squares of n normals exceeds n by more than this many deviations with probability below 1e-12.
 DEVIATIONS = 8.0
 ROUNDING = 1 + 1e-6
+REMEDY = "Lower a learning rate."
 
 
 def read_reply(federation: Federation, job: TrainJob, message: Message) -> TrainReply:
@@ -102,7 +103,7 @@ def _check_lengths(federation: Federation, job: TrainJob, reply: TrainReply) -> 
         rows = _lengths(reply.rows.reports) if reply.rows is not None else np.zeros(1)
     if not total <= bound * reply.weight * ROUNDING:
         most = f"at most {bound * reply.weight:.4g} can be right"
-        raise MalformedMessage(f"its sum has length {total:.4g}; {most}. Its training diverged, or it is not honest")
+        raise MalformedMessage(f"its sum has length {total:.4g}; {most}. It is not honest, or it diverged: {REMEDY}")
     if not float(rows.max(initial=0.0)) <= bound * ROUNDING:
         raise MalformedMessage(f"a report has length {rows.max():.4g}; at most {bound:.4g} can be right")
 

@@ -17,7 +17,6 @@ from fedsim.sweeps.trials import Task, Trial
 
 Json = dict[str, Any]
 MOST_ROWS = 30
-LEAST_SHOWN = 5e-5  # half an interval below this would read ± 0.0000
 
 
 class Bar(Watcher):
@@ -172,7 +171,7 @@ def _interval(name: str, value: Json | None) -> str:
     if value is None:
         return "not measured"
     mean = value["mean"]
-    if value["low"] is None or value["high"] - mean < LEAST_SHOWN:
+    if value["low"] is None:
         return f"{mean:.4f}" if isinstance(mean, float) else str(mean)
     half = f"{value['high'] - mean:.4f}"
     return f"{mean:.4f}" + ("" if name.startswith("epsilon") and not float(half) else f" ± {half}")

@@ -17,8 +17,9 @@ import torch
 import fedsim
 
 PACKAGE = Path(fedsim.__file__).parent
-# What a run may ask the system for, whatever its randomness: its own name, and what keeps strangers from its cluster.
-NAMES = {("record.py", "environment"), ("engines/ray_cluster.py", "_token")}
+# What a run may ask the system for, whatever its randomness: its own name and its jobs', by which a late answer is told
+# from the one that is waited for, and what keeps strangers from its cluster.
+NAMES = {("record.py", "environment"), ("messages.py", "<lambda>"), ("engines/ray_cluster.py", "_token")}
 # Where noise, batches and cohorts come from the system: only where the scenario says so.
 SECURE = {("privacy/keystream.py", "of"), ("privacy/secure.py", "_rekey"), ("running.py", "_ledger")}
 

@@ -84,3 +84,8 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 def differences(one: dict[str, Any], two: dict[str, Any]) -> list[str]:
     """The names under which two records differ."""
     return sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    """The two runs are the same, file by file."""
+    assert differences(record(run), record(whole)) == []

@@ -22,7 +22,7 @@ from fedsim.report.frontier.fairness import thirds, worst_mean
 from fedsim.report.frontier.inputs import read_sweep
 from fedsim.report.frontier.looking import facts
 from fedsim.report.frontier.marks import Marked, Marks, _bars
-from fedsim.report.frontier.panels import _aside, _epsilon_ticks, tick_values
+from fedsim.report.frontier.panels import _aside, epsilon_ticks, tick_values
 from fedsim.report.frontier.pareto import Point
 from fedsim.report.frontier.settings import Setting, settings_of
 from fedsim.report.frontier.view import cost_front, epsilon_view, view_of
@@ -275,7 +275,7 @@ def test_values_that_can_be_told_apart_are_the_ticks() -> None:
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    _epsilon_ticks(axes, [1.0, 2.0, 4.0, 5.0, 6.0], None)
+    epsilon_ticks(axes, [1.0, 2.0, 4.0, 5.0, 6.0], None)
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "2", "4", "5", "6"]
 
 

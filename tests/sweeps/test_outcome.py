@@ -118,7 +118,7 @@ def test_a_mean_of_fewer_runs_says_of_how_many(tmp_path, capsys):
     summary |= {"objectives": ["accuracy"], "baselines": {"trivial": None}}
     print_sweep(SweepResult(tmp_path, summary, []))
     lines = capsys.readouterr().out.splitlines()
-    assert "accuracy 0.5000 " in lines[1]
+    assert "accuracy 0.5000 ± 0.0000 " in lines[1]
     assert "accuracy 0.5000 (1 of 3 runs)" in lines[2]
 
 
