@@ -323,7 +323,7 @@ def tensors_mutate(random: Random, data: bytes, words: Sequence[bytes], others: 
     if length > len(data) or random.random() < 0.3:
         return mutate_bytes(random, data, words, others)
     header = json_mutate(random, data[8 : 8 + length].rstrip(b" "), words, ())
-    announced = len(header) if random.random() < 0.9 else random.choice([0, 2**40, 2**63, len(header) - 1])
+    announced = len(header) if random.random() < 0.9 else random.choice([0, 2**40, 2**63, len(header) + 1])
     return announced.to_bytes(8, "little") + header + data[8 + length :]
 
 
