@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fedsim.errors import FedsimError
 from fedsim.report import build_report, plain
 
 from .example_runs import (
@@ -227,11 +228,11 @@ def test_importing_the_report_is_light() -> None:
 def test_the_report_is_replaced_whole_or_not_at_all(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("zero")
     (run / "report.html").write_text("the old one")
-    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(FedsimError, match="disk full"):
         build_report(run)
     assert (run / "report.html").read_text() == "the old one"
-    assert not list(run.glob(".report*"))
+    assert not list(run.glob("report*.part"))
 
 
 def test_only_the_summary_is_indispensable(make_run: MakeRun) -> None:
