@@ -28,7 +28,7 @@ Choices = dict[str, str]
 
 def local(name: str, threads: int, step: Callable[[int], Any], before: Callable[[], None] = lambda: None) -> Engine:
     """An engine in this process; ``before`` is not timed."""
-    numbers = itertools.count()
+    numbers = itertools.count(1)
 
     def run(rounds: int) -> float:
         torch.set_num_threads(threads)

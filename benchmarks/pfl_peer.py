@@ -41,7 +41,7 @@ def next_command(steps: Steps | None) -> dict[str, Any] | None:
 
 def cohorts(workload: str) -> Iterator[int]:
     """The clients of one round after the other."""
-    number = 0
+    number = 1
     while True:
         yield from (int(client) for client in draw_cohort(workload, number))
         number += 1

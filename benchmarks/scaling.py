@@ -56,7 +56,7 @@ def _engine_seconds(rounds: FedsimRounds, cohort: int, population: int) -> float
     rounds.host()
     wait_for_quiet(Patience(PATIENCE_SECONDS))
     times, rng = [], np.random.default_rng(0)
-    for number in range(ROUNDS + 1):
+    for number in range(1, ROUNDS + 2):
         clients = np.sort(rng.choice(population, cohort, replace=False)).astype(np.int64)
         began = time.perf_counter()
         rounds.round(number, clients)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
@@ -28,6 +29,9 @@ from fedsim.training import TRAINERS, Trainer
 from fedsim.training.native import obstacle
 from fedsim.training.trainer import Trained
 from fedsim.training.work import Work
+
+# Where tests are started in the background, Ctrl-C is ignored, by what they start too; some of them send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = """
 seed = 3

@@ -18,8 +18,14 @@ import fedsim
 
 PACKAGE = Path(fedsim.__file__).parent
 # What a run may ask the system for, whatever its randomness: its own name and its jobs', by which a late answer is told
-# from the one that is waited for, and what keeps strangers from its cluster.
-NAMES = {("record.py", "environment"), ("messages.py", "<lambda>"), ("engines/ray_cluster.py", "_token")}
+# from the one that is waited for, and what keeps strangers from its cluster. FLamby's split is scikit-learn's of a
+# seed, for which NumPy makes a generator of the system's randomness first and seeds it then.
+NAMES = {
+    ("record.py", "environment"),
+    ("messages.py", "<lambda>"),
+    ("engines/ray_cluster.py", "_token"),
+    ("data/heart_disease.py", "_split"),
+}
 # Where noise, batches and cohorts come from the system: only where the scenario says so.
 SECURE = {("privacy/keystream.py", "of"), ("privacy/secure.py", "_rekey"), ("running.py", "_ledger")}
 

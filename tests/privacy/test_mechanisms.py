@@ -22,7 +22,17 @@ from fedsim.privacy.mechanism import GaussianSum, adapted, sum_noise_multiplier
 from fedsim.training import TRAINERS
 from fedsim.training.trainer import Trained
 from fedsim.training.work import dropout_masks
-from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL, job_of, local_problem, trainer_of, why_not, work_of
+from tests.conftest import (
+    CLIENT_PRIVACY,
+    EXAMPLE_PRIVACY,
+    SMALL,
+    job_of,
+    local_problem,
+    trainer_of,
+    unclipped,
+    why_not,
+    work_of,
+)
 
 STILL = "algorithm.local.learning_rate=1e-12"  # updates are nothing, so that what is released is noise
 LOCAL = CLIENT_PRIVACY + 'placement = "client"\n'
@@ -126,12 +136,12 @@ def test_trainers_agree_on_every_clipping(federation, clipping):
         trainer_of(made, name).train(*local_problem(made.scenario.algorithm, made.start.clone()), work_of(made))
         for name in names
     ]
-    assert (first.unclipped != 0) == ("adaptive" in clipping)
+    assert (unclipped(first) != 0) == ("adaptive" in clipping)
     assert first.spent
     for other in others:
         torch.testing.assert_close(first.updates, other.updates, rtol=1e-3, atol=2e-5)
         # Counts are halves, plus noise that the native trainer makes in single precision.
-        assert first.unclipped == pytest.approx(other.unclipped, abs=1e-4)
+        assert unclipped(first) == pytest.approx(unclipped(other), abs=1e-4)
         assert first.spent == other.spent
 
 
@@ -440,7 +450,7 @@ def test_a_sum_longer_than_its_clip_norms_is_rejected(federation, tmp_path, monk
         return type(reply)(**{**vars(reply), "total": reply.total + 1e3})
 
     monkeypatch.setattr("fedsim.client.train_clients", too_long)
-    with pytest.raises(fedsim.FedsimError, match="longer than"):
+    with pytest.raises(fedsim.FedsimError, match="can be right"):
         run(tmp_path, SMALL + CLIENT_PRIVACY)
 
 
