@@ -8,6 +8,7 @@ import threading
 import weakref
 import zlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from fedsim.durable import append_whole, put, sync_folder
 from fedsim.errors import FedsimError, StorageFailed
 
+MOST_BYTES = 1 << 30  # in one call, of which systems take up to 2 GiB
 Ids = NDArray[np.int64]
 Rows = NDArray[np.float32]
 
@@ -65,9 +67,9 @@ class ClientStore:
         """A copy of these clients' rows ``[n, size]``."""
         rows = np.empty((len(clients), self.size), np.float32)
         with self._whole_or_error("read"):
-            for row, client in zip(rows, clients.tolist(), strict=True):
-                if os.preadv(self._file, [row.data], 4 * self.size * client) != row.nbytes:
-                    raise OSError(0, f"rows.f32 ends before client {client}'s row; something else changed it")
+            for part, client in self._stretches(clients):
+                if os.preadv(self._file, [rows[part].data], 4 * self.size * client) != rows[part].nbytes:
+                    raise OSError(0, f"rows.f32 ends in or before client {client}'s row; something else changed it")
         return rows
 
     def write(self, round_: int, clients: Ids, rows: Rows) -> None:
@@ -100,8 +102,17 @@ class ClientStore:
                 file.unlink()
 
     def _put(self, clients: Ids, rows: Rows) -> None:
-        for client, row in zip(clients.tolist(), np.ascontiguousarray(rows, np.float32), strict=True):
-            put(self._file, row.data, 4 * self.size * client)
+        rows = np.ascontiguousarray(rows, np.float32)
+        for part, client in self._stretches(clients):
+            put(self._file, rows[part].data, 4 * self.size * client)
+
+    def _stretches(self, clients: Ids) -> Iterator[tuple[slice, int]]:
+        """Where clients are neighbours in the file, and the first of them: small rows are touched many at a time."""
+        most = max(1, MOST_BYTES // (4 * self.size))
+        ends = np.flatnonzero(np.diff(clients) != 1) + 1
+        for begin, end in pairwise([0, *ends.tolist(), len(clients)]):
+            for at in range(begin, end, most):
+                yield slice(at, min(end, at + most)), int(clients[at])
 
     def _save(self, round_: int, clients: Ids) -> None:
         data = clients.astype("<i8").tobytes() + self.read(clients).tobytes()

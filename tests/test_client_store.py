@@ -45,6 +45,19 @@ def test_a_rewound_store_is_as_after_that_round(history, tmp_path, round_):
     np.testing.assert_array_equal(all_of(store), states[round_])
 
 
+@pytest.mark.parametrize("most", [1, 4 * SIZE, 12 * SIZE, 1 << 30])
+@pytest.mark.parametrize("clients", [[], [5], [0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 3, 4, 5, 7], [6, 5, 4, 1, 2, 0]])
+def test_neighbours_are_read_and_written_together_and_nobody_else(most, clients, tmp_path, monkeypatch):
+    monkeypatch.setattr("fedsim.client_store.MOST_BYTES", most)
+    store, state = ClientStore(tmp_path / "state", CLIENTS, SIZE), rows(0, CLIENTS)
+    store.write(1, np.arange(CLIENTS), state)
+    chosen = np.array(clients, np.int64)
+    state[chosen] = rows(1, len(chosen))
+    store.write(1, chosen, state[chosen])
+    np.testing.assert_array_equal(all_of(store), state)
+    np.testing.assert_array_equal(store.read(chosen), state[chosen])
+
+
 def test_a_client_written_twice_in_a_round_goes_back_to_before_it(tmp_path):
     store, one = ClientStore(tmp_path / "state", CLIENTS, SIZE), np.array([2])
     store.write(1, one, rows(1, 1))
