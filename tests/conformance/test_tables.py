@@ -123,7 +123,7 @@ def test_a_shipped_scenario_runs(file, tmp_path):
     if scenario.data.source not in BUILT_IN:
         small = ['cohort.sampling={kind="fixed", size=2}', "algorithm.local.steps=2"]
         scenario = load_scenario(file, [*own, *small])
-    short_run(replace(scenario, evaluation=Evaluation()), tmp_path, stop=3)
+    short_run(replace(scenario, evaluation=Evaluation(every=3)), tmp_path, stop=3)
 
 
 @pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: file.stem)
