@@ -37,8 +37,9 @@ def _numbers(federation: Federation, job: TrainJob) -> Iterator[str]:
 
 
 def _clients(federation: Federation, job: TrainJob) -> Iterator[str]:
-    inside = (job.clients >= 0) & (job.clients < len(federation.population))
-    if len(np.unique(job.clients)) != len(job.clients) or not inside.all():
+    ordered = np.sort(job.clients)
+    inside = not len(ordered) or (ordered[0] >= 0 and ordered[-1] < len(federation.population))
+    if not inside or (np.diff(ordered) == 0).any():
         yield "the job's client ids do not belong to this scenario, or one is there twice"
     if job.state.shape not in ((0, 0), (len(job.clients), federation.state_size)):
         yield "what clients keep does not belong to this scenario"
