@@ -97,7 +97,7 @@ def report(
     try:
         print(fedsim.build_report(run, format))
     except FileNotFoundError as error:
-        raise BadInput(f"{run} has no summary.json and no trials.jsonl: there is nothing to report.") from error
+        raise BadInput(f"{run} has no summary.json: not finished? Go on with: fedsim resume {run}") from error
     except ValueError as error:
         raise BadInput(f"The record cannot be read: {error}.") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from torch import Tensor
 
 from fedsim.errors import FedsimError
@@ -20,7 +22,14 @@ _MISFIT = (
 def go_back(session: Session) -> None:
     """Take up the last checkpoint, or the start if there is none."""
     directory = session.directory
+    rounds = directory.path / "rounds.jsonl"
+    begun = rounds.exists() and rounds.stat().st_size > 0
     checkpoint = directory.load_checkpoint()
+    if checkpoint is None and begun:
+        logging.getLogger("fedsim").warning(
+            "%s: no checkpoint is left, so the run begins again; with secure randomness every round is charged anew.",
+            directory.path,
+        )
     if checkpoint is not None:
         _restore(session, *checkpoint)
     elif session.store is not None:

@@ -62,6 +62,7 @@ def test_without_a_whole_checkpoint_the_run_begins_again_and_says_so(tmp_path, c
         file.write_bytes(file.read_bytes()[:-20])
     fedsim.resume(paused)
     said = "00000002.safetensors and 00000001.safetensors in checkpoint/ is not whole, so the run begins again"
+    assert "no checkpoint is left" in caplog.text
     assert said in caplog.text
     found, expected = record(paused), record(whole)
     rows = found.pop("rounds.jsonl"), expected.pop("rounds.jsonl")
