@@ -167,7 +167,7 @@ def schema(
     """Print the JSON schema of scenario files, for editors."""
     from pydantic import TypeAdapter
 
-    from fedsim.loading import adapter
+    from fedsim.schema import adapter
     from fedsim.sweeps.settings import SweepFile
 
     print(json.dumps((TypeAdapter(SweepFile) if sweep else adapter()).json_schema(), indent=2))

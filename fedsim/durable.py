@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+from fedsim.errors import FedsimError
+
 PART = ".part"  # how the name of a file ends until it is whole
+
+
+@contextlib.contextmanager
+def writing(what: str, then: str = "") -> Iterator[None]:
+    """Raise ``FedsimError`` where the block raises ``OSError``: ``what`` cannot be written, why, and ``then``."""
+    try:
+        yield
+    except OSError as error:
+        raise FedsimError(f"{what} cannot be written: {error.strerror}. {then}".rstrip()) from error
 
 
 def write_whole(file: Path, data: bytes) -> None:

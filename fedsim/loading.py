@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from fedsim.checks import check_combinations
 from fedsim.checks_raw import certain_problems, without_attack
@@ -18,6 +17,7 @@ from fedsim.errors import BadInput
 from fedsim.paths import name_of
 from fedsim.problem_texts import dotted, must_be_table, nearest, show
 from fedsim.scenario import Scenario
+from fedsim.schema import adapter, fields_of, holds
 from fedsim.settings import CUSTOM
 
 LONGEST_LINE = 2000  # characters that are said of one problem
@@ -30,12 +30,6 @@ class ScenarioError(BadInput):
         self.problems = [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "..." for line in problems]
         count = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
         super().__init__("\n".join([f"{where}: {count}", *(f"  {problem}" for problem in self.problems)]))
-
-
-@cache
-def adapter() -> TypeAdapter[Scenario]:
-    """Pydantic's validator for scenarios."""
-    return TypeAdapter(Scenario)
 
 
 def load_scenario(source: str | Path, overrides: Iterable[str] = ()) -> Scenario:
@@ -133,7 +127,7 @@ def _located_errors(raw: dict[str, Any]) -> dict[tuple[str | int, ...], str]:
 
 def _at(raw: Any, place: Sequence[str | int]) -> Any:
     for step in place:
-        raw = raw[step] if _holds(raw, step) else None
+        raw = raw[step] if holds(raw, step) else None
     return raw
 
 
@@ -213,10 +207,10 @@ def _problem(raw: dict[str, Any], item: dict[str, Any]) -> str:
             return f"{dotted(location)} is missing: {message}"
         message += nearest(str(value), context["names"].split(", "))
     elif item["type"] == "unexpected_keyword_argument":
-        parent = _fields_of(location[:-1], raw)
+        parent = fields_of(location[:-1], raw)
         return f"{dotted(location)} = {show(value)}: unknown key{nearest(str(location[-1]), parent)}"
     elif item["type"] == "dataclass_type":
-        message = f"must be a table with {', '.join(_fields_of(location, raw))}"
+        message = f"must be a table with {', '.join(fields_of(location, raw))}"
     elif item["type"] in ("missing_argument", "missing", "missing_keyword_only_argument"):
         return f"{dotted(location)} is missing"
     elif item["type"] == "literal_error":
@@ -235,16 +229,10 @@ def _locate(raw: Any, loc: Sequence[str | int]) -> tuple[tuple[str | int, ...], 
         if not tagged and number < len(loc) - 1 and _is_tag(value, step):
             tagged = True  # at most once a table, so that a key may be called like the table's tag
             continue
-        value = value[step] if _holds(value, step) else None
+        value = value[step] if holds(value, step) else None
         tagged = False
         kept.append(step)
     return tuple(kept), value
-
-
-def _holds(value: Any, step: str | int) -> bool:
-    if isinstance(value, list):
-        return isinstance(step, int) and step < len(value)
-    return isinstance(value, dict) and step in value
 
 
 def _is_tag(value: Any, step: str | int) -> bool:
@@ -252,53 +240,3 @@ def _is_tag(value: Any, step: str | int) -> bool:
         return False
     names = [value.get(key) for key in ("name", "kind", "source")]
     return step in names or (step == "package.module:name" and any(":" in str(name) for name in names))
-
-
-@cache
-def _schema() -> dict[str, Any]:
-    """The JSON schema, made once: that takes longer than anything else here."""
-    return adapter().json_schema()
-
-
-def _fields_of(loc: Sequence[str | int], raw: dict[str, Any]) -> list[str]:
-    """Valid keys of the section at ``loc``, read off the JSON schema."""
-    schema = _schema()
-    node: dict[str, Any] = schema
-    value: Any = raw
-    for step in loc:
-        value = value[step]
-        node = _resolve(schema, node, step, value)
-    return list(node.get("properties", {}))
-
-
-def json_type(key: str, raw: dict[str, Any]) -> str | None:
-    """What JSON calls the type of the setting at a dotted key, such as "integer"; None where it can be several."""
-    schema = _schema()
-    node, value = schema, raw
-    for step in key.split("."):
-        value = value.get(step, {}) if isinstance(value, dict) else {}
-        node = _resolve(schema, node, step, value)
-    return node.get("type")
-
-
-def _resolve(schema: dict[str, Any], node: dict[str, Any], step: str | int, value: Any) -> dict[str, Any]:
-    """The schema below ``step``, references followed; of several alternatives the one that fits the value."""
-    child = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
-    options = child.get("oneOf") or child.get("anyOf") or [child]
-    options = [inner for option in options for inner in option.get("oneOf", [option])]  # a choice that may be left out
-    definitions = schema["$defs"]
-    followed: list[dict[str, Any]] = [
-        definitions[option["$ref"].split("/")[-1]] if "$ref" in option else option for option in options
-    ]
-    fitting = [option for option in followed if _fits(option, value)]
-    return (fitting or followed)[0]
-
-
-def _fits(option: dict[str, Any], value: Any) -> bool:
-    if option.get("type") == "array":
-        return isinstance(value, list)
-    properties = option.get("properties")
-    if properties is None or not isinstance(value, dict):
-        return False
-    constants = {key: spec["const"] for key, spec in properties.items() if "const" in spec}
-    return all(value.get(key) == constant for key, constant in constants.items())

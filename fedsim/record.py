@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fedsim.checkpoint_file import OTHER_VERSION, Torn, pack_checkpoint, read_checkpoint, to_cpu
 from fedsim.documents import read_json, read_rows
-from fedsim.durable import PART, append_whole, sync_folder, write_whole
+from fedsim.durable import PART, append_whole, sync_folder, write_whole, writing
 from fedsim.errors import BadInput, Damaged, FedsimError
 from fedsim.interrupts import Interrupted
 from fedsim.jsonable import jsonable
@@ -99,7 +99,7 @@ class RunDirectory:
 
         Raises ``BadInput`` if another process does: the lock is gone with the process that has it.
         """
-        with self._whole_or_error():
+        with self._writing():
             lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             self._lock(lock)
@@ -127,7 +127,7 @@ class RunDirectory:
 
     def discard_end(self) -> None:
         """Remove what a stop left behind: its summary and report, what was not written whole, an old checkpoint."""
-        with self._whole_or_error():
+        with self._writing():
             for name in ("report.html", "summary.json"):
                 (self.path / name).unlink(missing_ok=True)
             for part in [*self.path.glob(f"*{PART}"), *self.path.glob(f"checkpoint/*{PART}")]:
@@ -174,7 +174,7 @@ class RunDirectory:
         """Save the state after a round as one file, and drop all but the newest two."""
         data = pack_checkpoint(tensors, json.dumps(jsonable(asdict(progress))), self.run_id)
         self._write(self.path / "checkpoint" / f"{progress.round:08d}.safetensors", data)
-        with self._whole_or_error():
+        with self._writing():
             self._prune()
 
     def _prune(self) -> None:
@@ -230,29 +230,22 @@ class RunDirectory:
                     f"{file} has {found} bytes, but {length} were written up to round {progress.round}: something "
                     "else changed it. Put it back, then resume."
                 )
-            with self._whole_or_error():
+            with self._writing():
                 if found > length:
                     os.truncate(file, length)
 
     def _append(self, name: str, data: bytes, at: int) -> int:
         """Add to a file of ``at`` bytes, durably; returns the number of bytes."""
-        with self._whole_or_error():
+        with self._writing():
             append_whole(self.path / name, data, at)
         return len(data)
 
     def _write(self, file: Path, data: bytes) -> None:
-        with self._whole_or_error():
+        with self._writing():
             write_whole(file, data)
 
-    @contextlib.contextmanager
-    def _whole_or_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise FedsimError(
-                f"The run directory {self.path} cannot be written: {error.strerror}. "
-                "Every finished round is kept; mend this and resume."
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(f"The run directory {self.path}", "Every finished round is kept; mend this and resume.")
 
 
 def _json(value: Any) -> bytes:

@@ -30,7 +30,6 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
     federation, scenario = session.federation, session.federation.scenario
     remote = federation.holdings.remote
     rows = session.directory.rounds()
-    seconds = [row["seconds"] for row in rows]
     assessment = assess(federation, session.server.params)
     return {
         "scenario": scenario.name,
@@ -62,15 +61,21 @@ def summarise(session: Session, status: str, reason: str, setup: float) -> dict[
         "attack": attack_summary(federation),
         "data_notes": list(federation.holdings.notes),
         "projected": scenario.privacy.client is not None and scenario.privacy.client.projected is not None,
-        "seconds": {
-            "total": round(setup + session.progress.seconds + time.perf_counter() - began, 3),
-            "setup": round(setup, 3),
-            "round_median": round(statistics.median(seconds), 6) if seconds else 0.0,
-            **({"simulated": session.progress.clock} if federation.pace is not None else {}),
-        },
+        "seconds": _seconds(session, setup, rows, began),
         "communication": federation.channel.summary,
         "bytes": {"up": sum(row["bytes_up"] for row in rows), "down": sum(row["bytes_down"] for row in rows)},
         "memory": {"peak_bytes": _peak_bytes()},
+    }
+
+
+def _seconds(session: Session, setup: float, rows: list[dict[str, Any]], began: float) -> dict[str, float]:
+    """How long it all took; ``began`` is when the summary was, whose making counts too."""
+    rounds = [row["seconds"] for row in rows]
+    return {
+        "total": round(setup + session.progress.seconds + time.perf_counter() - began, 3),
+        "setup": round(setup, 3),
+        "round_median": round(statistics.median(rounds), 6) if rounds else 0.0,
+        **({"simulated": session.progress.clock} if session.federation.pace is not None else {}),
     }
 
 

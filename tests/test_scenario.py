@@ -21,12 +21,13 @@ from fedsim.algorithms import ALGORITHMS
 from fedsim.data import SOURCES
 from fedsim.errors import BadInput
 from fedsim.federation import build_federation
-from fedsim.loading import ScenarioError, adapter, load_scenario, parse_scenario
+from fedsim.loading import ScenarioError, load_scenario, parse_scenario
 from fedsim.models import MODELS
 from fedsim.optimizers import ELEMENTWISE, build_optimizer, optimizer_classes
 from fedsim.population import PARTITIONS
 from fedsim.privacy.sampling import SAMPLINGS
 from fedsim.scenario import Scenario
+from fedsim.schema import adapter
 from fedsim.tasks import TASKS
 from fedsim.training import TRAINERS
 

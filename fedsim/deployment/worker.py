@@ -21,7 +21,7 @@ from fedsim.deployment.processes import end, environment, free_port, only_one, s
 from fedsim.deployment.runtime import runtime_client
 from fedsim.deployment.site_settings import SiteSettings, load_site
 from fedsim.errors import BadInput
-from fedsim.loading import adapter
+from fedsim.schema import adapter
 
 POLL_SECONDS = 0.2
 START_SECONDS = 60.0

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedsim.durable import write_whole
-from fedsim.errors import BadInput, FedsimError
+from fedsim.durable import write_whole, writing
+from fedsim.errors import BadInput
 from fedsim.report import (
     attack,
     communication,
@@ -49,10 +49,8 @@ def build_report(run_directory: Path, format: str = "html") -> Path:
         return _of_sweep(run_directory, format)
     content = _content(read_record(run_directory), format)
     report = run_directory / f"report.{format}"
-    try:
+    with writing(str(report)):
         write_whole(report, content)
-    except OSError as error:
-        raise FedsimError(f"{report} cannot be written: {error.strerror}.") from error
     return report
 
 

@@ -7,12 +7,12 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedsim.durable import PART, append_whole, write_whole
-from fedsim.errors import BadInput, FedsimError
+from fedsim.durable import PART, append_whole, write_whole, writing
+from fedsim.errors import BadInput
 from fedsim.jsonable import jsonable
 from fedsim.report.inputs import json_lines
 from fedsim.sweeps.settings import BASE_FILE, SWEEP_FILE, Sweep
@@ -64,7 +64,7 @@ class SweepDirectory:
     def append(self, name: str, row: Json) -> None:
         """Add a line to a file, durably."""
         file, line = self.path / name, (json.dumps(jsonable(row)) + "\n").encode()
-        with self._whole_or_error():
+        with self._writing():
             append_whole(file, line, file.stat().st_size if file.exists() else 0)
 
     def rows(self, name: str) -> list[Json]:
@@ -84,19 +84,11 @@ class SweepDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file, durably, or nothing."""
-        with self._whole_or_error():
+        with self._writing():
             write_whole(self.path / name, text.encode())
 
-    @contextlib.contextmanager
-    def _whole_or_error(self) -> Iterator[None]:
-        """Say what to do where nothing can be written, as on a full disk."""
-        try:
-            yield
-        except OSError as error:
-            raise FedsimError(
-                f"The sweep's directory {self.path} cannot be written: {error.strerror}. Every finished run is kept; "
-                "mend this and resume."
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(f"The sweep's directory {self.path}", "Every finished run is kept; mend this and resume.")
 
     def write_table(self, rows: Iterable[Json]) -> None:
         """Write table.json: the finished runs in the order of trial and seed, without what no two sweeps share."""

@@ -14,9 +14,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from fedsim.documents import parse_toml
 from fedsim.errors import BadInput
-from fedsim.loading import ScenarioError, _set, json_type
+from fedsim.loading import ScenarioError, _set
 from fedsim.paths import name_of
 from fedsim.problem_texts import dotted, nearest, show
+from fedsim.schema import json_type
 from fedsim.settings import Count, section
 from fedsim.sweeps.space import MOST_POINTS, Axis, Range, read_space
 

@@ -16,8 +16,8 @@ import pytest
 import fedsim
 from fedsim.listing import TABLES, tables_text
 from fedsim.listing_sections import _section
-from fedsim.loading import adapter
 from fedsim.scenario import Scenario
+from fedsim.schema import adapter
 from fedsim.training import TRAINERS, Trainer
 
 # Folders whose modules are not imported here: deployments' settings are their own, and sinks need other packages.

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 import fedsim
 from fedsim.cli import main
 from fedsim.data import Dataset, Digits, Examples
-from fedsim.loading import adapter
+from fedsim.schema import adapter
 from tests.conftest import CLIENT_PRIVACY, EXAMPLE_PRIVACY, SMALL
 
 BOTH = SMALL + EXAMPLE_PRIVACY + CLIENT_PRIVACY

@@ -5,8 +5,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from fedsim.durable import write_whole
-from fedsim.errors import FedsimError
+from fedsim.durable import write_whole, writing
 from fedsim.report import plain
 from fedsim.report.canvas import Panel
 from fedsim.report.frontier import fairness, looking, words
@@ -34,10 +33,8 @@ def build_frontier(directory: Path) -> Path:
 def write_frontier(view: View) -> Path:
     """The same of a record that is read already; raises `FedsimError` where the page cannot be written."""
     page, report = render(view), view.record.directory / "frontier.html"
-    try:
+    with writing(str(report)):
         write_whole(report, page.encode())
-    except OSError as error:
-        raise FedsimError(f"{report} cannot be written: {error.strerror}.") from error
     return report
 
 
